@@ -1,0 +1,1 @@
+//! The backend part of the library.

@@ -1,0 +1,1 @@
+//! The cuda part of the library.

@@ -1,0 +1,1 @@
+//! The gguf part of the library.

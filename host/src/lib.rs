@@ -1,0 +1,7 @@
+//! Oxwarp runs language models from GGUF files on NVIDIA GPUs, with every kernel written in Rust.
+
+pub mod backend;
+pub mod cuda;
+pub mod gguf;
+pub mod model;
+pub mod tokenizer;

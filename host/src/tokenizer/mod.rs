@@ -1,0 +1,1 @@
+//! The tokenizer part of the library.

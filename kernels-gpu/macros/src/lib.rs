@@ -1,0 +1,1 @@
+//! `#[kernel]`: PTX entry, typed launch struct and emulator entry from one definition.

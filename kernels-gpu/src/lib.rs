@@ -1,0 +1,1 @@
+//! Every GPU kernel of Oxwarp, and the DSL they are written in.
