@@ -1,16 +1,70 @@
-//! The command line: one file a subcommand, each with its `Args` and a `run(Args)`.
+//! The command line: one file a subcommand, each with its `Args` and a `run(Args) -> Outcome`.
+//!
+//! To add a subcommand: write `cli/NAME.rs` with `pub struct Args` (derive [`clap::Args`]) and `pub fn run`, then add
+//! one `mod` line, one variant of [`Command`] and one arm in [`Command::run`].
+//!
+//! Commands return their errors and print none of them: [`main`] is the only place that does, with the chain of causes
+//! below, so an error's own text must not repeat its source's. A subcommand writes to standard output with
+//! `writeln!(…)?`, never `println!`: a closed pipe is then an error like any other, and `main` ends quietly on it.
 
+use std::error::Error;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+
+/// What a subcommand ends with: exit code 0 or 1 by its own judgement, or an error, which is exit code 1.
+/// (Exit code 2 is a command line that cannot be understood; clap ends the process with it.)
+pub type Outcome = Result<ExitCode, Box<dyn Error>>;
 
 /// Language models on NVIDIA GPUs, with every kernel written in Rust.
 #[derive(Parser)]
-#[command(name = "oxwarp", version)]
-struct Cli {}
+#[command(name = "oxwarp", version, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
 
-/// Parses the command line and runs the subcommand.
+#[derive(Subcommand)]
+enum Command {}
+
+impl Command {
+    fn run(self) -> Outcome {
+        match self {}
+    }
+}
+
+/// Parses the command line, runs the subcommand and prints its error, if any.
+#[expect(unreachable_code, reason = "no subcommand yet")]
 pub fn main() -> ExitCode {
-    Cli::parse();
-    ExitCode::SUCCESS
+    match Cli::parse().command.run() {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to be told if standard error is closed too.
+            let _ = print_error(error.as_ref(), &mut io::stderr().lock());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `error: …`, then one indented line for each cause.
+fn print_error(error: &(dyn Error + 'static), out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "error: {error}")?;
+    for cause in causes(error).skip(1) {
+        writeln!(out, "  caused by: {cause}")?;
+    }
+    Ok(())
+}
+
+/// True when the reader of our output has gone (`oxwarp … | head`), which is no fault.
+fn is_closed_pipe(error: &(dyn Error + 'static)) -> bool {
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The error itself and then its sources, outermost first.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
 }
