@@ -4,4 +4,5 @@ pub mod backend;
 pub mod cuda;
 pub mod gguf;
 pub mod model;
+pub mod sampler;
 pub mod tokenizer;
