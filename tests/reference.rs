@@ -1,0 +1,293 @@
+//! What every op computes: naive, in f64, destination first.
+//!
+//! These functions are the specification. They follow the formula and nothing else: no blocking, no reordering,
+//! no shared subexpressions. Tensors are row-major slices; the number of rows follows from the slices' lengths.
+
+use half::f16;
+
+/// f64 copies of f32 values, as the ops here take them. Exact.
+pub fn widen(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// Row t of `y` is row `tokens[t]` of `table`, both `dim` wide.
+pub fn embedding(y: &mut [f64], table: &[f64], tokens: &[u32], dim: usize) {
+    assert_eq!(y.len(), tokens.len() * dim, "embedding: y");
+    for (row, &token) in y.chunks_exact_mut(dim).zip(tokens) {
+        row.copy_from_slice(&table[token as usize * dim..][..dim]);
+    }
+}
+
+/// y = x / sqrt(mean(x²) + eps) · w, for each row of `w.len()` elements.
+pub fn rmsnorm(y: &mut [f64], x: &[f64], w: &[f64], eps: f64) {
+    let dim = w.len();
+    assert!(
+        x.len().is_multiple_of(dim) && y.len() == x.len(),
+        "rmsnorm: y {}, x {}, w {dim}",
+        y.len(),
+        x.len()
+    );
+    for (y, x) in y.chunks_exact_mut(dim).zip(x.chunks_exact(dim)) {
+        let mean_square = x.iter().map(|x| x * x).sum::<f64>() / dim as f64;
+        let scale = 1.0 / (mean_square + eps).sqrt();
+        for i in 0..dim {
+            y[i] = x[i] * scale * w[i];
+        }
+    }
+}
+
+/// x += branch, then y = rmsnorm(x).
+pub fn rmsnorm_add(y: &mut [f64], x: &mut [f64], branch: &[f64], w: &[f64], eps: f64) {
+    add(x, branch);
+    rmsnorm(y, x, w, eps);
+}
+
+/// x += branch.
+pub fn add(x: &mut [f64], branch: &[f64]) {
+    assert_eq!(x.len(), branch.len(), "add");
+    for (x, branch) in x.iter_mut().zip(branch) {
+        *x += branch;
+    }
+}
+
+/// x += bias, for each row of `bias.len()` elements.
+pub fn bias_add(x: &mut [f64], bias: &[f64]) {
+    assert!(x.len().is_multiple_of(bias.len()), "bias_add: x {}, bias {}", x.len(), bias.len());
+    for row in x.chunks_exact_mut(bias.len()) {
+        add(row, bias);
+    }
+}
+
+/// y[t, o] = Σ_k w[o, k] · x[t, k]: `w` holds rows of `n_cols`, as GGUF tensors do.
+pub fn linear(y: &mut [f64], w: &[f64], x: &[f64], n_cols: usize) {
+    let (n_rows, n_tokens) = (w.len() / n_cols, x.len() / n_cols);
+    assert_eq!(
+        (w.len(), x.len(), y.len()),
+        (n_rows * n_cols, n_tokens * n_cols, n_tokens * n_rows),
+        "linear"
+    );
+    for t in 0..n_tokens {
+        for o in 0..n_rows {
+            y[t * n_rows + o] = (0..n_cols).map(|k| w[o * n_cols + k] * x[t * n_cols + k]).sum();
+        }
+    }
+}
+
+/// y = silu(gate) · up, silu(g) = g / (1 + e^−g).
+pub fn swiglu(y: &mut [f64], gate: &[f64], up: &[f64]) {
+    assert!(y.len() == gate.len() && y.len() == up.len(), "swiglu");
+    for i in 0..y.len() {
+        y[i] = gate[i] / (1.0 + (-gate[i]).exp()) * up[i];
+    }
+}
+
+/// Which two elements of a head rotate together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopePairs {
+    /// 2i and 2i + 1.
+    Adjacent,
+    /// i and i + rope_dim / 2.
+    Half,
+}
+
+/// The rotations of plain RoPE: `[n_ctx, rope_dim / 2, 2]`, (cos, sin) of position · base^(−2i / rope_dim).
+pub fn rope_table(n_ctx: usize, rope_dim: usize, base: f64) -> Vec<f64> {
+    let mut table = Vec::with_capacity(n_ctx * rope_dim);
+    for position in 0..n_ctx {
+        for i in 0..rope_dim / 2 {
+            let angle = position as f64 * base.powf(-2.0 * i as f64 / rope_dim as f64);
+            table.extend([angle.cos(), angle.sin()]);
+        }
+    }
+    table
+}
+
+/// Rotates pair i of the first `rope_dim` elements of every head by row `positions[t]` of `table`, element i of
+/// that row: (a, b) becomes (a cos − b sin, a sin + b cos). `x` is `[n_tokens, n_heads, head_dim]`.
+pub fn rope(
+    x: &mut [f64],
+    table: &[f64],
+    positions: &[u32],
+    n_heads: usize,
+    head_dim: usize,
+    rope_dim: usize,
+    pairs: RopePairs,
+) {
+    assert!(rope_dim <= head_dim && rope_dim.is_multiple_of(2), "rope: {rope_dim} of {head_dim} elements");
+    assert_eq!(x.len(), positions.len() * n_heads * head_dim, "rope: x");
+    for (token, &position) in x.chunks_exact_mut(n_heads * head_dim).zip(positions) {
+        let rotations = &table[position as usize * rope_dim..][..rope_dim];
+        for head in token.chunks_exact_mut(head_dim) {
+            for i in 0..rope_dim / 2 {
+                let (first, second) = match pairs {
+                    RopePairs::Adjacent => (2 * i, 2 * i + 1),
+                    RopePairs::Half => (i, i + rope_dim / 2),
+                };
+                let (a, b) = (head[first], head[second]);
+                let (cos, sin) = (rotations[2 * i], rotations[2 * i + 1]);
+                head[first] = a * cos - b * sin;
+                head[second] = a * sin + b * cos;
+            }
+        }
+    }
+}
+
+/// Rounds the keys (or values) of some tokens to f16 and puts them into a layer's cache.
+///
+/// `cache` is `[n_kv_heads, n_ctx, head_dim]`, `x` is `[n_tokens, n_kv_heads, head_dim]`; token t goes to place
+/// `positions[t]`.
+pub fn kv_write(
+    cache: &mut [f16],
+    x: &[f32],
+    positions: &[u32],
+    n_kv_heads: usize,
+    head_dim: usize,
+    n_ctx: usize,
+) {
+    assert_eq!(cache.len(), n_kv_heads * n_ctx * head_dim, "kv_write: cache");
+    assert_eq!(x.len(), positions.len() * n_kv_heads * head_dim, "kv_write: x");
+    for (t, &position) in positions.iter().enumerate() {
+        for head in 0..n_kv_heads {
+            for i in 0..head_dim {
+                cache[(head * n_ctx + position as usize) * head_dim + i] =
+                    f16::from_f32(x[(t * n_kv_heads + head) * head_dim + i]);
+            }
+        }
+    }
+}
+
+/// The shape of an attention.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads; query head h reads head h / (n_heads / n_kv_heads).
+    pub n_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Places of the cache.
+    pub n_ctx: usize,
+    /// What a score is multiplied by, usually 1 / sqrt(head_dim).
+    pub scale: f64,
+}
+
+/// Causal attention: the query at position p sees the keys at places 0 to p.
+///
+/// `y` and `q` are `[n_tokens, n_heads, head_dim]`, `k` and `v` a layer's cache `[n_kv_heads, n_ctx, head_dim]`.
+pub fn attention(y: &mut [f64], q: &[f64], k: &[f64], v: &[f64], positions: &[u32], shape: Attention) {
+    let Attention { n_heads, n_kv_heads, head_dim, n_ctx, scale } = shape;
+    assert!(n_heads.is_multiple_of(n_kv_heads), "{n_heads} query heads over {n_kv_heads} heads");
+    assert_eq!(q.len(), positions.len() * n_heads * head_dim, "attention: q");
+    assert_eq!(
+        (k.len(), v.len()),
+        (n_kv_heads * n_ctx * head_dim, n_kv_heads * n_ctx * head_dim),
+        "attention: cache"
+    );
+    for (t, &position) in positions.iter().enumerate() {
+        for head in 0..n_heads {
+            let row = (t * n_heads + head) * head_dim;
+            let cache = head / (n_heads / n_kv_heads) * n_ctx * head_dim;
+            let q = &q[row..][..head_dim];
+            let mut weights: Vec<f64> = (0..=position as usize)
+                .map(|j| scale * dot(q, &k[cache + j * head_dim..][..head_dim]))
+                .collect();
+            softmax_in_place(&mut weights);
+            for i in 0..head_dim {
+                y[row + i] = weights.iter().enumerate().map(|(j, w)| w * v[cache + j * head_dim + i]).sum();
+            }
+        }
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// y = e^x / Σ e^x, over all of `x`.
+pub fn softmax(y: &mut [f64], x: &[f64]) {
+    y.copy_from_slice(x);
+    softmax_in_place(y);
+}
+
+fn softmax_in_place(x: &mut [f64]) {
+    let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    for x in x.iter_mut() {
+        *x = (*x - max).exp();
+    }
+    let sum: f64 = x.iter().sum();
+    for x in x.iter_mut() {
+        *x /= sum;
+    }
+}
+
+/// Index of the largest value, of equals the lowest; `None` if any value is NaN or there is none.
+pub fn argmax(x: &[f64]) -> Option<usize> {
+    if x.iter().any(|x| x.is_nan()) {
+        return None;
+    }
+    (0..x.len()).reduce(|best, i| if x[i] > x[best] { i } else { best })
+}
+
+/// The part of [0, 1) in which a uniform draw selects token `index`: its share of softmax(logits / temperature),
+/// after the shares of all tokens before it.
+pub fn sample_interval(logits: &[f64], temperature: f64, index: usize) -> std::ops::Range<f64> {
+    assert!(temperature > 0.0, "temperature {temperature} selects nothing at random");
+    let mut shares: Vec<f64> = logits.iter().map(|l| l / temperature).collect();
+    softmax_in_place(&mut shares);
+    let before: f64 = shares[..index].iter().sum();
+    before..before + shares[index]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values worked out by hand, so that the specification itself has a check.
+    #[test]
+    fn rope_pairs_differ_at_position_one() {
+        // Quarter turns: (a, b) becomes (−b, a).
+        let table = [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0];
+        let x = [1.0, 2.0, 3.0, 4.0, 9.0];
+        let mut adjacent = x;
+        rope(&mut adjacent, &table, &[1], 1, 5, 4, RopePairs::Adjacent);
+        assert_eq!(adjacent, [-2.0, 1.0, -4.0, 3.0, 9.0]);
+        let mut half = x;
+        rope(&mut half, &table, &[1], 1, 5, 4, RopePairs::Half);
+        assert_eq!(half, [-3.0, -4.0, 1.0, 2.0, 9.0]);
+    }
+
+    #[test]
+    fn rmsnorm_of_three_and_four() {
+        let mut y = [0.0; 2];
+        rmsnorm(&mut y, &[3.0, 4.0], &[1.0, 2.0], 0.0);
+        let scale = 1.0 / 12.5f64.sqrt();
+        assert_eq!(y, [3.0 * scale, 8.0 * scale]);
+    }
+
+    #[test]
+    fn linear_reads_rows_of_weights() {
+        let mut y = [0.0; 4];
+        linear(&mut y, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[1.0, 0.0, 0.0, 0.0, 1.0, 10.0], 3);
+        assert_eq!(y, [1.0, 4.0, 32.0, 65.0]);
+    }
+
+    #[test]
+    fn attention_with_equal_scores_is_the_mean_of_the_past() {
+        let shape = Attention { n_heads: 2, n_kv_heads: 1, head_dim: 1, n_ctx: 3, scale: 1.0 };
+        let mut y = [0.0; 2];
+        attention(&mut y, &[0.0, 0.0], &[5.0, 6.0, 7.0], &[1.0, 3.0, 100.0], &[1], shape);
+        assert_eq!(y, [2.0, 2.0]);
+    }
+
+    #[test]
+    fn sampling_intervals_tile_the_unit_interval() {
+        let logits = [0.0, 3.0f64.ln(), 0.0];
+        assert_eq!(argmax(&logits), Some(1));
+        assert_eq!(argmax(&[1.0, 2.0, 2.0]), Some(1));
+        assert_eq!(argmax(&[1.0, f64::NAN]), None);
+        for (index, expected) in [(0, 0.0..0.2), (1, 0.2..0.8), (2, 0.8..1.0)] {
+            let found = sample_interval(&logits, 1.0, index);
+            assert!((found.start - expected.start).abs() < 1e-15 && (found.end - expected.end).abs() < 1e-15);
+        }
+    }
+}
