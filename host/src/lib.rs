@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod cuda;
 pub mod gguf;
+pub mod kv_cache;
 pub mod model;
 pub mod sampler;
 pub mod tokenizer;
