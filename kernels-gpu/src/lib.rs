@@ -1,5 +1,45 @@
-//! Every GPU kernel of Oxwarp, and the DSL they are written in.
+//! Every GPU kernel of Oxwarp, and the DSL they are written in: one source for the GPU and for a checking
+//! emulator.
+//!
+//! - [`simt`]: the words a GPU thread can say; start there to read or write a kernel.
+//! - [`quant`]: the block formats of GGUF files.
+//! - `launch` (not on the GPU): launch structs, device memory, the `Device` trait.
+//!
+//! | kernel | does |
+//! |---|---|
+//! | [`add`] | adds a branch to the residual stream |
+//! | [`rmsnorm`] | divides rows by their root mean square |
 
 #![cfg_attr(target_arch = "nvptx64", no_std)]
+#![cfg_attr(
+    target_arch = "nvptx64",
+    allow(internal_features),
+    feature(
+        abi_ptx,
+        abi_unadjusted,
+        asm_experimental_arch,
+        core_intrinsics,
+        f16,
+        link_llvm_intrinsics,
+        repr_simd,
+        simd_ffi,
+        stdarch_nvptx
+    )
+)]
 
+// `#[kernel]` names this crate from outside, so that it works in any crate.
+extern crate self as kernels_gpu;
+
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod launch;
 pub mod quant;
+pub mod simt;
+
+pub mod add;
+pub mod rmsnorm;
+
+#[cfg(target_arch = "nvptx64")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    simt::trap()
+}

@@ -1,0 +1,60 @@
+//! The arguments of `#[kernel(...)]`.
+
+use proc_macro2::Span;
+use syn::parse::{Parse, ParseStream};
+use syn::{Expr, Ident, Token};
+
+/// What a `#[kernel(...)]` states; expressions stay as written and are evaluated by the compiler.
+#[derive(Default)]
+pub struct Attribute {
+    pub threads: Option<Expr>,
+    pub shared: Option<Expr>,
+    pub min_blocks: Option<Expr>,
+    pub max_regs: Option<Expr>,
+    pub cluster: Option<Expr>,
+    pub allow_local: bool,
+    pub pdl: bool,
+}
+
+impl Parse for Attribute {
+    fn parse(input: ParseStream) -> syn::Result<Self> {
+        let mut attribute = Attribute::default();
+        while !input.is_empty() {
+            let name: Ident = input.parse()?;
+            match name.to_string().as_str() {
+                "threads" => set(&mut attribute.threads, &name, input)?,
+                "shared" => set(&mut attribute.shared, &name, input)?,
+                "min_blocks" => set(&mut attribute.min_blocks, &name, input)?,
+                "max_regs" => set(&mut attribute.max_regs, &name, input)?,
+                "cluster" => set(&mut attribute.cluster, &name, input)?,
+                "allow_local" => attribute.allow_local = true,
+                "pdl" => attribute.pdl = true,
+                _ => {
+                    return Err(syn::Error::new(
+                        name.span(),
+                        format!(
+                            "unknown argument `{name}`; known are threads, shared, min_blocks, max_regs, \
+                             cluster, allow_local and pdl"
+                        ),
+                    ));
+                }
+            }
+            if !input.is_empty() {
+                input.parse::<Token![,]>()?;
+            }
+        }
+        if attribute.threads.is_none() {
+            return Err(syn::Error::new(Span::call_site(), "#[kernel] needs `threads = N`"));
+        }
+        Ok(attribute)
+    }
+}
+
+fn set(slot: &mut Option<Expr>, name: &Ident, input: ParseStream) -> syn::Result<()> {
+    if slot.is_some() {
+        return Err(syn::Error::new(name.span(), format!("`{name}` is stated twice")));
+    }
+    input.parse::<Token![=]>()?;
+    *slot = Some(input.parse()?);
+    Ok(())
+}

@@ -1,0 +1,427 @@
+//! One block: its threads as coroutines, which switch at barriers and warp words.
+//!
+//! A warp runs until all its lanes wait at a barrier or have returned; its warp words are carried out on
+//! the way, each when all 32 lanes have come to it. When every warp waits, the barrier opens. So a thread
+//! that does not come along is noticed at once, and by name.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
+
+use corosensei::stack::DefaultStack;
+use corosensei::{Coroutine, Yielder};
+
+use super::run::Launched;
+use super::violation::{Block, Fault, Site, State, Violation};
+use super::words::warp_word;
+
+/// Lanes of a warp.
+pub const LANES: usize = 32;
+
+/// Stack of one thread: ample for kernels, and for the message of one that panics. Untouched pages cost nothing.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// A word that a warp says together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// `warp::shuffle_xor`
+    ShuffleXor,
+    /// `warp::shuffle_down`
+    ShuffleDown,
+    /// `warp::shuffle_up`
+    ShuffleUp,
+    /// `warp::shuffle_idx`
+    ShuffleIdx,
+    /// `warp::ballot`
+    Ballot,
+    /// `warp::all`
+    All,
+    /// `warp::any`
+    Any,
+    /// `warp::sync`
+    Sync,
+    /// `warp::sum_f32`
+    SumF32,
+    /// `warp::max_f32`
+    MaxF32,
+}
+
+impl std::fmt::Display for Word {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Word::ShuffleXor => "warp::shuffle_xor",
+            Word::ShuffleDown => "warp::shuffle_down",
+            Word::ShuffleUp => "warp::shuffle_up",
+            Word::ShuffleIdx => "warp::shuffle_idx",
+            Word::Ballot => "warp::ballot",
+            Word::All => "warp::all",
+            Word::Any => "warp::any",
+            Word::Sync => "warp::sync",
+            Word::SumF32 => "warp::sum_f32",
+            Word::MaxF32 => "warp::max_f32",
+        })
+    }
+}
+
+/// What a thread waits for.
+#[derive(Clone, Copy)]
+pub enum Stop {
+    /// For its turn.
+    Turn,
+    /// For the block, at a barrier.
+    Barrier(&'static Location<'static>),
+    /// For its warp, with its contribution to the word.
+    Warp(WarpCall),
+    /// For nothing: it has returned.
+    Exit,
+}
+
+/// One lane's part of a warp word.
+#[derive(Clone, Copy)]
+pub struct WarpCall {
+    pub word: Word,
+    /// What the lane contributes.
+    pub value: u32,
+    /// A lane, a distance or a mask.
+    pub operand: u32,
+    pub location: &'static Location<'static>,
+}
+
+/// A thread of the block that is running.
+pub struct Thread {
+    /// Index in the block.
+    pub index: u32,
+    stop: Cell<Stop>,
+    /// Result of the last warp word.
+    result: Cell<u32>,
+    /// Tiles that the thread has carved.
+    pub n_tiles: Cell<u32>,
+    yielder: Cell<*const Yielder<(), ()>>,
+    block: Cell<*const BlockState>,
+}
+
+/// What the threads of the running block have in common.
+pub struct BlockState {
+    launched: *const Launched<'static>,
+    pub index: Block,
+    /// First byte of shared memory.
+    pub shared: *mut u8,
+}
+
+thread_local! {
+    /// The emulated thread that runs on this thread of the machine.
+    static CURRENT: Cell<*const Thread> = const { Cell::new(std::ptr::null()) };
+}
+
+/// The emulated thread that is running.
+///
+/// # Panics
+/// Outside of a kernel.
+#[inline(always)]
+pub fn current() -> &'static Thread {
+    let thread = CURRENT.get();
+    assert!(!thread.is_null(), "a word of a GPU thread was said outside of a kernel");
+    // SAFETY: set by `Worker::resume` for the time of the call; the threads of a worker live until the
+    // worker is dropped, and no reference outlives the word that asked for it.
+    unsafe { &*thread }
+}
+
+impl Thread {
+    #[inline(always)]
+    pub fn block(&self) -> &BlockState {
+        // SAFETY: set by `Worker::run_block` before any thread of the block runs.
+        unsafe { &*self.block.get() }
+    }
+
+    #[inline(always)]
+    pub fn launched(&self) -> &Launched<'static> {
+        // SAFETY: the launch outlives its blocks.
+        unsafe { &*self.block().launched }
+    }
+
+    /// Waits for the block.
+    pub fn barrier(&self, location: &'static Location<'static>) {
+        self.wait(Stop::Barrier(location));
+    }
+
+    /// Waits for the warp; gives the word's result for this lane.
+    pub fn warp(&self, call: WarpCall) -> u32 {
+        self.wait(Stop::Warp(call));
+        self.result.get()
+    }
+
+    fn wait(&self, stop: Stop) {
+        self.stop.set(stop);
+        // SAFETY: set when the coroutine started; it lives on the coroutine's stack, where we are.
+        unsafe { (*self.yielder.get()).suspend(()) }
+    }
+
+    /// Ends the launch with a violation by this thread.
+    #[cold]
+    pub fn violate(&self, fault: Fault, location: &'static Location<'static>) -> ! {
+        resume_unwind(Box::new(self.violation(fault, location.into())))
+    }
+
+    fn violation(&self, fault: Fault, site: Site) -> Violation {
+        let kernel = self.launched().meta.name;
+        Violation { kernel, block: self.block().index, thread: self.index, fault, site }
+    }
+
+    fn state(&self) -> State {
+        match self.stop.get() {
+            Stop::Exit => State::Exited,
+            Stop::Barrier(location) => State::AtBarrier(location.into()),
+            Stop::Warp(call) => State::InWarpWord(call.word, call.location.into()),
+            Stop::Turn => unreachable!("all threads of a warp have stopped before their states are compared"),
+        }
+    }
+}
+
+type ThreadCoroutine = Coroutine<(), (), (), DefaultStack>;
+
+/// Runs blocks, one after the other, on one thread of the machine. Reused by later launches.
+#[derive(Default)]
+pub struct Worker {
+    threads: Box<[Thread]>,
+    running: Vec<Option<ThreadCoroutine>>,
+    free_stacks: Vec<DefaultStack>,
+    shared: SharedMemory,
+}
+
+// SAFETY: between launches a worker holds free stacks and plain memory only; during one it stays on its thread.
+unsafe impl Send for Worker {}
+
+impl Worker {
+    /// Runs one block to its end, or to its first violation.
+    pub fn run_block(&mut self, launched: &Launched<'_>, linear: u64) -> Result<(), Violation> {
+        let n_threads = launched.meta.threads as usize;
+        let state = BlockState {
+            launched: std::ptr::from_ref(launched).cast(),
+            index: launched.block_index(linear),
+            shared: self.shared.fresh(launched.meta.shared_bytes as usize),
+        };
+        if self.threads.len() < n_threads {
+            self.threads = (0..n_threads as u32).map(Thread::new).collect();
+        }
+        self.running.resize_with(n_threads, || None);
+        for thread in &self.threads[..n_threads] {
+            thread.start(&state);
+        }
+        let result = self.run_warps(launched, Order::new(launched.seed, linear, n_threads / LANES));
+        for coroutine in &mut self.running {
+            // Threads of a block that failed are unwound here.
+            if let Some(mut coroutine) = coroutine.take() {
+                coroutine.force_unwind();
+                self.free_stacks.push(coroutine.into_stack());
+            }
+        }
+        result
+    }
+
+    fn run_warps(&mut self, launched: &Launched<'_>, order: Order) -> Result<(), Violation> {
+        loop {
+            for warp in order.warps() {
+                self.run_warp(launched, warp * LANES, order)?;
+            }
+            let threads = &self.threads[..launched.meta.threads as usize];
+            if !open_barrier(threads)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Runs the 32 threads from `first` on until each waits at a barrier or has returned.
+    fn run_warp(&mut self, launched: &Launched<'_>, first: usize, order: Order) -> Result<(), Violation> {
+        loop {
+            for lane in order.lanes() {
+                if matches!(self.threads[first + lane].stop.get(), Stop::Turn) {
+                    self.resume(launched, first + lane)?;
+                }
+            }
+            if !say_warp_word(&self.threads[first..first + LANES])? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn resume(&mut self, launched: &Launched<'_>, index: usize) -> Result<(), Violation> {
+        let thread: *const Thread = &self.threads[index];
+        let slot = &mut self.running[index];
+        if slot.is_none() {
+            let stack = match self.free_stacks.pop() {
+                Some(stack) => stack,
+                None => DefaultStack::new(STACK_BYTES).expect("no memory for a thread's stack"),
+            };
+            let body = launched.body;
+            // SAFETY: what the closure borrows, the thread's state and the kernel's arguments, outlives
+            // the block, and `run_block` ends every coroutine before it returns.
+            *slot = Some(unsafe {
+                Coroutine::with_stack_unchecked(stack, move |yielder, ()| {
+                    (*thread).yielder.set(yielder);
+                    body();
+                })
+            });
+        }
+        let coroutine = slot.as_mut().expect("filled above");
+        CURRENT.set(thread);
+        let outcome = catch_unwind(AssertUnwindSafe(|| coroutine.resume(())));
+        CURRENT.set(std::ptr::null());
+        if coroutine.done() {
+            self.free_stacks.extend(slot.take().map(Coroutine::into_stack));
+            self.threads[index].stop.set(Stop::Exit);
+        }
+        outcome.map(drop).map_err(|payload| {
+            payload
+                .downcast::<Violation>()
+                .map_or_else(|payload| self.threads[index].panicked(payload.as_ref()), |violation| *violation)
+        })
+    }
+}
+
+impl Thread {
+    fn new(index: u32) -> Self {
+        Self {
+            index,
+            stop: Cell::new(Stop::Turn),
+            result: Cell::new(0),
+            n_tiles: Cell::new(0),
+            yielder: Cell::new(std::ptr::null()),
+            block: Cell::new(std::ptr::null()),
+        }
+    }
+
+    fn start(&self, block: &BlockState) {
+        self.stop.set(Stop::Turn);
+        self.n_tiles.set(0);
+        self.block.set(block);
+    }
+
+    /// A panic of the kernel itself. Its place is in the message that the panic hook prints.
+    fn panicked(&self, payload: &(dyn std::any::Any + Send)) -> Violation {
+        let message = payload
+            .downcast_ref::<&str>()
+            .map(|message| (*message).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "without a message".to_owned());
+        let meta = self.launched().meta;
+        self.violation(Fault::Panic { message }, Site { file: meta.file, line: meta.line, column: 1 })
+    }
+}
+
+/// Carries out the warp word at which the lanes wait. False if they wait at none.
+fn say_warp_word(lanes: &[Thread]) -> Result<bool, Violation> {
+    let first = lanes.iter().find_map(|thread| match thread.stop.get() {
+        Stop::Warp(call) => Some((thread, call)),
+        _ => None,
+    });
+    let Some((first, call)) = first else { return Ok(false) };
+    let mut calls = [call; LANES];
+    for (thread, slot) in lanes.iter().zip(&mut calls) {
+        match thread.stop.get() {
+            Stop::Warp(other) if other.word == call.word && same(other.location, call.location) => {
+                *slot = other
+            }
+            _ => {
+                let fault =
+                    Fault::DivergentWarp { word: call.word, other: thread.index, state: thread.state() };
+                return Err(first.violation(fault, call.location.into()));
+            }
+        }
+    }
+    let results = warp_word(&calls);
+    for (thread, result) in lanes.iter().zip(results) {
+        thread.result.set(result);
+        thread.stop.set(Stop::Turn);
+    }
+    Ok(true)
+}
+
+/// Opens the barrier at which all threads wait. False if all have returned.
+fn open_barrier(threads: &[Thread]) -> Result<bool, Violation> {
+    let first = threads.iter().find_map(|thread| match thread.stop.get() {
+        Stop::Barrier(location) => Some((thread, location)),
+        _ => None,
+    });
+    let Some((first, location)) = first else { return Ok(false) };
+    let elsewhere = threads
+        .iter()
+        .find(|thread| !matches!(thread.stop.get(), Stop::Barrier(other) if same(other, location)));
+    if let Some(other) = elsewhere {
+        let fault = Fault::DivergentBarrier { other: other.index, state: other.state() };
+        return Err(first.violation(fault, location.into()));
+    }
+    for thread in threads {
+        thread.stop.set(Stop::Turn);
+    }
+    Ok(true)
+}
+
+/// The compiler may keep several copies of one location.
+fn same(a: &'static Location<'static>, b: &'static Location<'static>) -> bool {
+    std::ptr::eq(a, b) || a == b
+}
+
+/// In which order warps, and lanes of a warp, take turns: that of their index for seed 0, else an affine
+/// permutation drawn from the seed and the block.
+#[derive(Clone, Copy)]
+struct Order {
+    n_warps: usize,
+    warp_offset: usize,
+    lane_offset: usize,
+    lane_stride: usize,
+    reverse: bool,
+}
+
+impl Order {
+    fn new(seed: u64, linear: u64, n_warps: usize) -> Self {
+        if seed == 0 {
+            return Self { n_warps, warp_offset: 0, lane_offset: 0, lane_stride: 1, reverse: false };
+        }
+        let draw = mix(seed ^ mix(linear)) as usize;
+        Self {
+            n_warps,
+            warp_offset: (draw >> 32) % n_warps,
+            lane_offset: draw % LANES,
+            lane_stride: ((draw >> 8) % LANES) | 1, // Odd, so that every lane has its turn.
+            reverse: (draw >> 16) & 1 == 1,
+        }
+    }
+
+    fn warps(self) -> impl Iterator<Item = usize> {
+        (0..self.n_warps).map(move |turn| {
+            let warp = (turn + self.warp_offset) % self.n_warps;
+            if self.reverse { self.n_warps - 1 - warp } else { warp }
+        })
+    }
+
+    fn lanes(self) -> impl Iterator<Item = usize> {
+        (0..LANES).map(move |turn| (turn * self.lane_stride + self.lane_offset) % LANES)
+    }
+}
+
+/// A well-mixed function of 64 bits (the finaliser of the SplitMix generator).
+pub fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// Shared memory of a block, aligned as on the GPU.
+#[derive(Default)]
+struct SharedMemory {
+    lines: Vec<Line>,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(1024))]
+struct Line([u8; 1024]);
+
+impl SharedMemory {
+    /// At least `bytes` of undefined content. (Bytes of ones: as floating-point numbers, NaN.)
+    fn fresh(&mut self, bytes: usize) -> *mut u8 {
+        let n_lines = bytes.div_ceil(size_of::<Line>());
+        self.lines.clear();
+        self.lines.resize(n_lines, Line([0xff; 1024]));
+        self.lines.as_mut_ptr().cast()
+    }
+}

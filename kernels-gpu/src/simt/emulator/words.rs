@@ -1,0 +1,234 @@
+//! The words of a GPU thread, said by an emulated one.
+
+use std::panic::Location;
+
+use half::{bf16, f16};
+
+use super::block::{LANES, WarpCall, Word, current};
+use super::violation::Fault;
+
+pub use super::view::{Carver, Global, Local, bytes, words};
+
+#[track_caller]
+pub fn trap() -> ! {
+    let message = "trap".to_owned();
+    current().violate(Fault::Panic { message }, Location::caller())
+}
+
+pub fn thread_idx_x() -> u32 {
+    current().index
+}
+
+pub fn block_dim_x() -> u32 {
+    current().launched().meta.threads
+}
+
+pub fn block_idx_x() -> u32 {
+    current().block().index.x
+}
+
+pub fn block_idx_y() -> u32 {
+    current().block().index.y
+}
+
+pub fn block_idx_z() -> u32 {
+    current().block().index.z
+}
+
+pub fn grid_dim_x() -> u32 {
+    current().launched().grid.x
+}
+
+pub fn grid_dim_y() -> u32 {
+    current().launched().grid.y
+}
+
+pub fn grid_dim_z() -> u32 {
+    current().launched().grid.z
+}
+
+#[track_caller]
+pub fn sync_threads() {
+    current().barrier(Location::caller());
+}
+
+pub fn pdl_wait() {}
+
+pub fn pdl_launch_dependents() {}
+
+#[track_caller]
+fn warp(word: Word, value: u32, operand: u32) -> u32 {
+    current().warp(WarpCall { word, value, operand, location: Location::caller() })
+}
+
+/// A warp word whose operand names a lane.
+#[track_caller]
+fn warp_lane(word: Word, value: u32, operand: u32) -> u32 {
+    if operand as usize >= LANES {
+        current().violate(Fault::NoSuchLane { word, operand }, Location::caller());
+    }
+    warp(word, value, operand)
+}
+
+#[track_caller]
+pub fn shuffle_xor(value: u32, mask: u32) -> u32 {
+    warp_lane(Word::ShuffleXor, value, mask)
+}
+
+#[track_caller]
+pub fn shuffle_down(value: u32, delta: u32) -> u32 {
+    warp_lane(Word::ShuffleDown, value, delta)
+}
+
+#[track_caller]
+pub fn shuffle_up(value: u32, delta: u32) -> u32 {
+    warp_lane(Word::ShuffleUp, value, delta)
+}
+
+#[track_caller]
+pub fn shuffle_idx(value: u32, lane: u32) -> u32 {
+    warp_lane(Word::ShuffleIdx, value, lane)
+}
+
+#[track_caller]
+pub fn ballot(predicate: bool) -> u32 {
+    warp(Word::Ballot, u32::from(predicate), 0)
+}
+
+#[track_caller]
+pub fn all(predicate: bool) -> bool {
+    warp(Word::All, u32::from(predicate), 0) != 0
+}
+
+#[track_caller]
+pub fn any(predicate: bool) -> bool {
+    warp(Word::Any, u32::from(predicate), 0) != 0
+}
+
+#[track_caller]
+pub fn sync_warp() {
+    warp(Word::Sync, 0, 0);
+}
+
+#[track_caller]
+pub fn warp_sum_f32(value: f32) -> f32 {
+    f32::from_bits(warp(Word::SumF32, value.to_bits(), 0))
+}
+
+#[track_caller]
+pub fn warp_max_f32(value: f32) -> f32 {
+    f32::from_bits(warp(Word::MaxF32, value.to_bits(), 0))
+}
+
+/// The results of a word for the 32 lanes.
+pub fn warp_word(calls: &[WarpCall; LANES]) -> [u32; LANES] {
+    let value = |lane: usize| calls[lane].value;
+    let operand = |lane: usize| calls[lane].operand as usize;
+    let lanes = |result: &dyn Fn(usize) -> u32| std::array::from_fn(result);
+    let ballot = (0..LANES).fold(0, |bits, lane| bits | value(lane) << lane);
+    match calls[0].word {
+        Word::ShuffleXor => lanes(&|lane| value(lane ^ operand(lane))),
+        Word::ShuffleDown => lanes(&|lane| {
+            let source = lane + operand(lane);
+            value(if source < LANES { source } else { lane })
+        }),
+        Word::ShuffleUp => lanes(&|lane| value(lane.checked_sub(operand(lane)).unwrap_or(lane))),
+        Word::ShuffleIdx => lanes(&|lane| value(operand(lane))),
+        Word::Ballot => [ballot; LANES],
+        Word::All => [u32::from(ballot == u32::MAX); LANES],
+        Word::Any => [u32::from(ballot != 0); LANES],
+        Word::Sync => [0; LANES],
+        Word::SumF32 => butterfly(lanes(&value), |a, b| a + b),
+        Word::MaxF32 => butterfly(lanes(&value), f32::max),
+    }
+}
+
+/// The steps 16, 8, 4, 2, 1 of a reduction, as the GPU does them.
+fn butterfly(values: [u32; LANES], combine: fn(f32, f32) -> f32) -> [u32; LANES] {
+    let mut values = values.map(f32::from_bits);
+    for mask in [16, 8, 4, 2, 1] {
+        values = std::array::from_fn(|lane| combine(values[lane], values[lane ^ mask]));
+    }
+    values.map(f32::to_bits)
+}
+
+pub fn fma(a: f32, b: f32, c: f32) -> f32 {
+    a.mul_add(b, c)
+}
+
+pub fn exp2(x: f32) -> f32 {
+    x.exp2()
+}
+
+pub fn log2(x: f32) -> f32 {
+    x.log2()
+}
+
+pub fn rsqrt(x: f32) -> f32 {
+    1.0 / x.sqrt()
+}
+
+pub fn sqrt(x: f32) -> f32 {
+    x.sqrt()
+}
+
+pub fn rcp(x: f32) -> f32 {
+    1.0 / x
+}
+
+pub fn div(a: f32, b: f32) -> f32 {
+    a / b
+}
+
+pub fn round_to_i32(x: f32) -> i32 {
+    x.round_ties_even() as i32
+}
+
+pub fn dp4a(a: u32, b: u32, c: i32) -> i32 {
+    let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
+    products.fold(c, |sum, (a, b)| sum.wrapping_add(i32::from(a.cast_signed()) * i32::from(b.cast_signed())))
+}
+
+pub fn dp4a_unsigned(a: u32, b: u32, c: i32) -> i32 {
+    let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
+    products.fold(c, |sum, (a, b)| sum.wrapping_add(i32::from(a) * i32::from(b.cast_signed())))
+}
+
+pub fn byte_perm(a: u32, b: u32, selector: u32) -> u32 {
+    let source = u64::from(a) | u64::from(b) << 32;
+    let byte = |i: u32| (source >> (8 * (selector >> (4 * i) & 7))) as u8;
+    u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
+}
+
+pub fn f16_from_f32(x: f32) -> u16 {
+    f16::from_f32(x).to_bits()
+}
+
+pub fn f16_to_f32(bits: u16) -> f32 {
+    f16::from_bits(bits).to_f32()
+}
+
+pub fn bf16_from_f32(x: f32) -> u16 {
+    bf16::from_f32(x).to_bits()
+}
+
+/// Applies `op` to both halves in f64, where sums and products of two f16 are exact, and rounds once.
+fn halves(operands: [u32; 3], op: impl Fn(f64, f64, f64) -> f64) -> u32 {
+    let half = |shift: u32| {
+        let [a, b, c] = operands.map(|pair| f16::from_bits((pair >> shift) as u16).to_f64());
+        u32::from(f16::from_f64(op(a, b, c)).to_bits()) << shift
+    };
+    half(0) | half(16)
+}
+
+pub fn f16x2_add(a: u32, b: u32) -> u32 {
+    halves([a, b, 0], |a, b, _| a + b)
+}
+
+pub fn f16x2_mul(a: u32, b: u32) -> u32 {
+    halves([a, b, 0], |a, b, _| a * b)
+}
+
+pub fn f16x2_fma(a: u32, b: u32, c: u32) -> u32 {
+    halves([a, b, c], |a, b, c| a * b + c)
+}

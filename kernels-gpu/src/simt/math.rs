@@ -1,0 +1,140 @@
+//! Arithmetic in the GPU's fast forms.
+//!
+//! | word | GPU's error at most | emulator |
+//! |---|---|---|
+//! | [`fma`] | correctly rounded | the same |
+//! | [`exp2`] | 2 ulp | std's `f32` function |
+//! | [`log2`] | 2⁻²² (absolute in 0.5 < x < 2, else relative) | std's `f32` function |
+//! | [`rsqrt`] | 2⁻²²·⁹ relative | division and square root, rounded each |
+//! | [`sqrt`] | 2⁻²³ relative | correctly rounded |
+//! | [`rcp`] | 1 ulp | correctly rounded |
+//! | [`div`] | 2 ulp, for a divisor of magnitude 2⁻¹²⁶ to 2¹²⁶ | correctly rounded |
+//! | [`exp`] | 2 + 1.2·∣x∣ ulp | the same formula over `exp2` |
+//! | [`tanh`] | 6 ulp | the same formula over `exp2` and `div` |
+//! | [`sigmoid`] | 5 + 1.2·∣x∣ ulp | the same formula over `exp2` and `rcp` |
+//!
+//! The first seven bounds are those that the PTX instruction set states; the others follow from them. The hardware's
+//! `tanh.approx` is left out: its error of 2⁻¹¹ spoils activations.
+
+use super::target;
+
+/// `a · b + c`, rounded once.
+#[inline(always)]
+pub fn fma(a: f32, b: f32, c: f32) -> f32 {
+    target::fma(a, b, c)
+}
+
+/// `2^x`.
+#[inline(always)]
+pub fn exp2(x: f32) -> f32 {
+    target::exp2(x)
+}
+
+/// The logarithm to base 2.
+#[inline(always)]
+pub fn log2(x: f32) -> f32 {
+    target::log2(x)
+}
+
+/// `1 / √x`.
+#[inline(always)]
+pub fn rsqrt(x: f32) -> f32 {
+    target::rsqrt(x)
+}
+
+/// `√x`.
+#[inline(always)]
+pub fn sqrt(x: f32) -> f32 {
+    target::sqrt(x)
+}
+
+/// `1 / x`.
+#[inline(always)]
+pub fn rcp(x: f32) -> f32 {
+    target::rcp(x)
+}
+
+/// `a / b`.
+#[inline(always)]
+pub fn div(a: f32, b: f32) -> f32 {
+    target::div(a, b)
+}
+
+/// `e^x`, as `2^(x · log₂ e)`: the product's rounding is what the error grows with.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    exp2(x * core::f32::consts::LOG2_E)
+}
+
+/// `1 / (1 + e^−x)`.
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    rcp(1.0 + exp(-x))
+}
+
+/// Where [`tanh`] changes its formula: from here on its value is above one half.
+const TANH_SPLIT: f32 = 0.55;
+/// `tanh(x) ≈ x + x³ · P(x²)` up to the split: P's coefficients from the highest down, fitted for the least
+/// relative error (0.62 ulp of the result).
+const TANH_COEFFICIENTS: [f32; 4] = [0.016_437_571, -0.052_671_81, 0.133_207_25, -0.333_329_47];
+
+/// The hyperbolic tangent: an odd polynomial near zero, where `(1 − t) / (1 + t)` with `t = e^(−2∣x∣)` would
+/// cancel, and that quotient elsewhere.
+#[inline(always)]
+pub fn tanh(x: f32) -> f32 {
+    let magnitude = abs(x);
+    if magnitude < TANH_SPLIT {
+        let square = x * x;
+        let mut sum = TANH_COEFFICIENTS[0];
+        sum = fma(sum, square, TANH_COEFFICIENTS[1]);
+        sum = fma(sum, square, TANH_COEFFICIENTS[2]);
+        sum = fma(sum, square, TANH_COEFFICIENTS[3]);
+        return fma(x * square, sum, x);
+    }
+    let t = exp2(magnitude * (-2.0 * core::f32::consts::LOG2_E));
+    let quotient = div(1.0 - t, 1.0 + t);
+    if x < 0.0 { -quotient } else { quotient }
+}
+
+/// The larger; the other one if one is NaN.
+#[inline(always)]
+pub fn max(a: f32, b: f32) -> f32 {
+    a.max(b)
+}
+
+/// The smaller; the other one if one is NaN.
+#[inline(always)]
+pub fn min(a: f32, b: f32) -> f32 {
+    a.min(b)
+}
+
+/// The magnitude.
+#[inline(always)]
+pub fn abs(x: f32) -> f32 {
+    f32::from_bits(x.to_bits() & 0x7fff_ffff)
+}
+
+/// The nearest integer, ties to even; saturates, and is zero for NaN.
+#[inline(always)]
+pub fn round_to_i32(x: f32) -> i32 {
+    target::round_to_i32(x)
+}
+
+/// `c + Σ aᵢ · bᵢ` over the four signed bytes of `a` and `b`.
+#[inline(always)]
+pub fn dp4a(a: u32, b: u32, c: i32) -> i32 {
+    target::dp4a(a, b, c)
+}
+
+/// `c + Σ aᵢ · bᵢ` over the four unsigned bytes of `a` and the four signed bytes of `b`.
+#[inline(always)]
+pub fn dp4a_unsigned(a: u32, b: u32, c: i32) -> i32 {
+    target::dp4a_unsigned(a, b, c)
+}
+
+/// Four bytes chosen from the eight of `a` (0 to 3) and `b` (4 to 7): byte `i` is the one that bits
+/// `4i` to `4i + 2` of `selector` name. Bit `4i + 3` must be zero.
+#[inline(always)]
+pub fn byte_perm(a: u32, b: u32, selector: u32) -> u32 {
+    target::byte_perm(a, b, selector)
+}

@@ -1,0 +1,74 @@
+//! The words as PTX: LLVM intrinsics where they exist (LLVM knows that they must not be moved into or out
+//! of branches), functions of `shim.ll` where an address space or a type is missing in Rust.
+//!
+//! `shim.ll` is linked to the crate's bitcode before LLVM's passes, so that its functions are inlined and
+//! address spaces are inferred. Without it, shared memory would be reached by generic accesses.
+
+mod math;
+mod memory;
+mod warp;
+
+pub use math::*;
+pub use memory::*;
+pub use warp::*;
+
+use core::arch::nvptx;
+
+pub fn trap() -> ! {
+    // SAFETY: ends the launch; touches no memory.
+    unsafe { nvptx::trap() }
+}
+
+macro_rules! special_registers {
+    ($($name:ident = $intrinsic:ident;)*) => {$(
+        #[inline(always)]
+        pub fn $name() -> u32 {
+            // SAFETY: reads a special register.
+            unsafe { nvptx::$intrinsic() as u32 }
+        }
+    )*};
+}
+
+special_registers! {
+    thread_idx_x = _thread_idx_x;
+    block_dim_x = _block_dim_x;
+    block_idx_x = _block_idx_x;
+    block_idx_y = _block_idx_y;
+    block_idx_z = _block_idx_z;
+    grid_dim_x = _grid_dim_x;
+    grid_dim_y = _grid_dim_y;
+    grid_dim_z = _grid_dim_z;
+}
+
+#[inline(always)]
+pub fn sync_threads() {
+    // SAFETY: a barrier of the whole block; that all threads reach it is the kernel's promise, which the
+    // emulator checks.
+    unsafe { nvptx::_syncthreads() }
+}
+
+#[cfg(target_feature = "sm_90")]
+unsafe extern "unadjusted" {
+    #[link_name = "llvm.nvvm.griddepcontrol.wait"]
+    fn griddepcontrol_wait();
+    #[link_name = "llvm.nvvm.griddepcontrol.launch.dependents"]
+    fn griddepcontrol_launch_dependents();
+}
+
+#[inline(always)]
+pub fn pdl_wait() {
+    #[cfg(target_feature = "sm_90")]
+    // SAFETY: waits; touches no memory.
+    unsafe {
+        griddepcontrol_wait();
+    }
+}
+
+#[inline(always)]
+pub fn pdl_launch_dependents() {
+    #[cfg(target_feature = "sm_90")]
+    // SAFETY: a hint to the scheduler; touches no memory.
+    unsafe {
+        griddepcontrol_launch_dependents();
+    }
+}

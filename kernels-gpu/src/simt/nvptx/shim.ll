@@ -1,0 +1,81 @@
+; What Rust 1.95 cannot say: address spaces, bfloat16, atomics of device scope, cache hints.
+; Linked to the kernels' bitcode before any LLVM pass; every function is inlined, so that address-space
+; inference turns the casts into ld.shared, st.global and the like.
+
+target datalayout = "e-p6:32:32-i64:64-i128:128-i256:256-v16:16-v32:32-n16:32:64"
+target triple = "nvptx64-nvidia-cuda"
+
+; The dynamic shared memory of the block; the launch states its size.
+@oxwarp_shared = external addrspace(3) global [0 x i8], align 1024
+
+define ptr @oxwarp_shared_base() alwaysinline nounwind memory(none) {
+  ret ptr addrspacecast (ptr addrspace(3) @oxwarp_shared to ptr)
+}
+
+; Streaming loads of data that no kernel writes meanwhile: the read-only path, not kept in L1.
+
+define i32 @oxwarp_ld_stream_u32(ptr %address) alwaysinline nounwind {
+  %global = addrspacecast ptr %address to ptr addrspace(1)
+  %value = call i32 asm "ld.global.nc.L1::no_allocate.b32 $0, [$1];", "=r,l"(ptr addrspace(1) %global)
+  ret i32 %value
+}
+
+define <2 x i32> @oxwarp_ld_stream_u32x2(ptr %address) alwaysinline nounwind {
+  %global = addrspacecast ptr %address to ptr addrspace(1)
+  %values = call { i32, i32 } asm "ld.global.nc.L1::no_allocate.v2.b32 {$0, $1}, [$2];", "=r,=r,l"(ptr addrspace(1) %global)
+  %x = extractvalue { i32, i32 } %values, 0
+  %y = extractvalue { i32, i32 } %values, 1
+  %v0 = insertelement <2 x i32> poison, i32 %x, i32 0
+  %v1 = insertelement <2 x i32> %v0, i32 %y, i32 1
+  ret <2 x i32> %v1
+}
+
+define <4 x i32> @oxwarp_ld_stream_u32x4(ptr %address) alwaysinline nounwind {
+  %global = addrspacecast ptr %address to ptr addrspace(1)
+  %values = call { i32, i32, i32, i32 } asm "ld.global.nc.L1::no_allocate.v4.b32 {$0, $1, $2, $3}, [$4];", "=r,=r,=r,=r,l"(ptr addrspace(1) %global)
+  %x = extractvalue { i32, i32, i32, i32 } %values, 0
+  %y = extractvalue { i32, i32, i32, i32 } %values, 1
+  %z = extractvalue { i32, i32, i32, i32 } %values, 2
+  %w = extractvalue { i32, i32, i32, i32 } %values, 3
+  %v0 = insertelement <4 x i32> poison, i32 %x, i32 0
+  %v1 = insertelement <4 x i32> %v0, i32 %y, i32 1
+  %v2 = insertelement <4 x i32> %v1, i32 %z, i32 2
+  %v3 = insertelement <4 x i32> %v2, i32 %w, i32 3
+  ret <4 x i32> %v3
+}
+
+; Relaxed atomics of device scope.
+
+define float @oxwarp_atomic_add_f32(ptr %address, float %value) alwaysinline nounwind {
+  %old = atomicrmw fadd ptr %address, float %value syncscope("device") monotonic
+  ret float %old
+}
+
+define i32 @oxwarp_atomic_add_u32(ptr %address, i32 %value) alwaysinline nounwind {
+  %old = atomicrmw add ptr %address, i32 %value syncscope("device") monotonic
+  ret i32 %old
+}
+
+define i32 @oxwarp_atomic_max_u32(ptr %address, i32 %value) alwaysinline nounwind {
+  %old = atomicrmw umax ptr %address, i32 %value syncscope("device") monotonic
+  ret i32 %old
+}
+
+define i32 @oxwarp_atomic_cas_u32(ptr %address, i32 %expected, i32 %new) alwaysinline nounwind {
+  %pair = cmpxchg ptr %address, i32 %expected, i32 %new syncscope("device") monotonic monotonic
+  %old = extractvalue { i32, i1 } %pair, 0
+  ret i32 %old
+}
+
+; Arithmetic.
+
+define float @oxwarp_rcp_approx(float %x) alwaysinline nounwind memory(none) {
+  %r = call float asm "rcp.approx.f32 $0, $1;", "=f,f"(float %x)
+  ret float %r
+}
+
+define i16 @oxwarp_cvt_rn_bf16_f32(float %x) alwaysinline nounwind memory(none) {
+  %narrow = fptrunc float %x to bfloat
+  %bits = bitcast bfloat %narrow to i16
+  ret i16 %bits
+}

@@ -1,0 +1,82 @@
+//! Shared memory: one array of bytes per block, carved into typed tiles.
+
+use super::{Element, target};
+
+/// The kernel's shared memory (`#[kernel(shared = BYTES)]`), from which tiles are carved in order.
+///
+/// All threads carve the same tiles. A second `Shared::new()` starts again at the first byte: it reuses the
+/// memory, and needs a barrier before it.
+pub struct Shared {
+    carver: target::Carver,
+}
+
+/// Tiles start at multiples of this many bytes.
+pub const TILE_ALIGN: usize = 16;
+
+/// Bytes that a tile of `n` elements takes from the kernel's shared memory.
+pub const fn tile_bytes<T: Element>(n: usize) -> usize {
+    (n * size_of::<T>()).next_multiple_of(TILE_ALIGN)
+}
+
+impl Shared {
+    /// All of the kernel's shared memory, not yet carved.
+    #[inline(always)]
+    #[allow(clippy::new_without_default)] // Memory of the block, not a value.
+    pub fn new() -> Self {
+        Self { carver: target::Carver::new() }
+    }
+
+    /// The next `n` elements, from the next multiple of 16 bytes on. `n` is a constant, so that the
+    /// tile's address is one.
+    #[inline(always)]
+    #[track_caller]
+    pub fn tile<T: Element>(&mut self, n: usize) -> Tile<T> {
+        Tile(self.carver.tile(n))
+    }
+}
+
+/// An array in shared memory. What it contains is undefined until a thread writes it; what other threads
+/// wrote may be read after a barrier.
+///
+/// The 32-bit words of shared memory lie in 32 banks; lanes of a warp that touch different words of one bank
+/// wait for each other.
+pub struct Tile<T: Element>(pub(super) target::Local<T>);
+
+impl<T: Element> Clone for Tile<T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: Element> Copy for Tile<T> {}
+
+impl<T: Element> Tile<T> {
+    /// Element `i`.
+    #[inline(always)]
+    #[track_caller]
+    pub fn get(self, i: usize) -> T {
+        self.0.load::<1>(i)[0]
+    }
+
+    /// Sets element `i`.
+    #[inline(always)]
+    #[track_caller]
+    pub fn set(self, i: usize, value: T) {
+        self.0.store::<1>(i, [value]);
+    }
+
+    /// Elements `i` to `i + N − 1` in one access of 1, 2, 4, 8 or 16 bytes, naturally aligned.
+    #[inline(always)]
+    #[track_caller]
+    pub fn load<const N: usize>(self, i: usize) -> [T; N] {
+        self.0.load::<N>(i)
+    }
+
+    /// Sets elements `i` to `i + N − 1` in one access of 1, 2, 4, 8 or 16 bytes, naturally aligned.
+    #[inline(always)]
+    #[track_caller]
+    pub fn store<const N: usize>(self, i: usize, values: [T; N]) {
+        self.0.store::<N>(i, values);
+    }
+}
