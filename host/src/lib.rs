@@ -2,8 +2,12 @@
 
 pub mod backend;
 pub mod cuda;
+mod error;
+pub mod generate;
 pub mod gguf;
 pub mod kv_cache;
 pub mod model;
 pub mod sampler;
 pub mod tokenizer;
+
+pub use error::Error;

@@ -108,6 +108,10 @@ impl SamplerOptions {
     pub fn greedy() -> SamplerOptions {
         SamplerOptions { temperature: 0.0, ..SamplerOptions::default() }
     }
+
+    fn has_penalty(&self) -> bool {
+        self.repeat_penalty != 1.0 && self.repeat_last_n != 0
+    }
 }
 
 /// A token that may come next.
@@ -169,6 +173,11 @@ impl Sampler {
         self.seed
     }
 
+    /// Whether the largest logit is always taken as the model gives it, so that whoever computes it may choose too.
+    pub fn is_plain_greedy(&self) -> bool {
+        self.options.temperature == 0.0 && !self.options.has_penalty()
+    }
+
     /// The token that follows `previous` (all tokens so far, the prompt's included; each below `n_vocab`), given the
     /// logits `[n_vocab]`.
     ///
@@ -228,7 +237,7 @@ fn apply_repeat_penalty<'a>(
     penalised: &'a mut Vec<f32>,
 ) -> &'a [f32] {
     let window = &previous[previous.len().saturating_sub(options.repeat_last_n)..];
-    if options.repeat_penalty == 1.0 || window.is_empty() {
+    if !options.has_penalty() || window.is_empty() {
         return logits;
     }
     penalised.clear();
@@ -361,7 +370,7 @@ impl fmt::Display for Sampler {
     /// The stages that do something, in order.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let options = &self.options;
-        if options.repeat_penalty != 1.0 && options.repeat_last_n != 0 {
+        if options.has_penalty() {
             write!(f, "repeat-penalty {}", options.repeat_penalty)?;
             match options.repeat_last_n {
                 usize::MAX => write!(f, " over all tokens → ")?,
