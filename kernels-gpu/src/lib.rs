@@ -22,7 +22,6 @@
         f16,
         link_llvm_intrinsics,
         repr_simd,
-        simd_ffi,
         stdarch_nvptx
     )
 )]

@@ -15,13 +15,17 @@ struct U32x2([u32; 2]);
 #[derive(Clone, Copy)]
 struct U32x4([u32; 4]);
 
-#[allow(improper_ctypes)] // Vectors are passed as LLVM vectors, which is what shim.ll takes.
+/// What `shim.ll` returns as `{ i64, i64 }`. (Of larger structs, and of vectors, Rust and LLVM disagree on the
+/// type, which would keep the call from being inlined.)
+#[repr(C)]
+struct Pair(u64, u64);
+
 unsafe extern "unadjusted" {
     // shim.ll: the address spaces of these are found by inlining.
     safe fn oxwarp_shared_base() -> *mut u8;
     fn oxwarp_ld_stream_u32(address: *const u8) -> u32;
-    fn oxwarp_ld_stream_u32x2(address: *const u8) -> U32x2;
-    fn oxwarp_ld_stream_u32x4(address: *const u8) -> U32x4;
+    fn oxwarp_ld_stream_u32x2(address: *const u8) -> u64;
+    fn oxwarp_ld_stream_u32x4(address: *const u8) -> Pair;
     fn oxwarp_atomic_add_f32(address: *mut u8, value: f32) -> f32;
     fn oxwarp_atomic_add_u32(address: *mut u8, value: u32) -> u32;
     fn oxwarp_atomic_max_u32(address: *mut u8, value: u32) -> u32;

@@ -20,28 +20,16 @@ define i32 @oxwarp_ld_stream_u32(ptr %address) alwaysinline nounwind {
   ret i32 %value
 }
 
-define <2 x i32> @oxwarp_ld_stream_u32x2(ptr %address) alwaysinline nounwind {
+define i64 @oxwarp_ld_stream_u32x2(ptr %address) alwaysinline nounwind {
   %global = addrspacecast ptr %address to ptr addrspace(1)
-  %values = call { i32, i32 } asm "ld.global.nc.L1::no_allocate.v2.b32 {$0, $1}, [$2];", "=r,=r,l"(ptr addrspace(1) %global)
-  %x = extractvalue { i32, i32 } %values, 0
-  %y = extractvalue { i32, i32 } %values, 1
-  %v0 = insertelement <2 x i32> poison, i32 %x, i32 0
-  %v1 = insertelement <2 x i32> %v0, i32 %y, i32 1
-  ret <2 x i32> %v1
+  %value = call i64 asm "ld.global.nc.L1::no_allocate.b64 $0, [$1];", "=l,l"(ptr addrspace(1) %global)
+  ret i64 %value
 }
 
-define <4 x i32> @oxwarp_ld_stream_u32x4(ptr %address) alwaysinline nounwind {
+define { i64, i64 } @oxwarp_ld_stream_u32x4(ptr %address) alwaysinline nounwind {
   %global = addrspacecast ptr %address to ptr addrspace(1)
-  %values = call { i32, i32, i32, i32 } asm "ld.global.nc.L1::no_allocate.v4.b32 {$0, $1, $2, $3}, [$4];", "=r,=r,=r,=r,l"(ptr addrspace(1) %global)
-  %x = extractvalue { i32, i32, i32, i32 } %values, 0
-  %y = extractvalue { i32, i32, i32, i32 } %values, 1
-  %z = extractvalue { i32, i32, i32, i32 } %values, 2
-  %w = extractvalue { i32, i32, i32, i32 } %values, 3
-  %v0 = insertelement <4 x i32> poison, i32 %x, i32 0
-  %v1 = insertelement <4 x i32> %v0, i32 %y, i32 1
-  %v2 = insertelement <4 x i32> %v1, i32 %z, i32 2
-  %v3 = insertelement <4 x i32> %v2, i32 %w, i32 3
-  ret <4 x i32> %v3
+  %values = call { i64, i64 } asm "ld.global.nc.L1::no_allocate.v2.b64 {$0, $1}, [$2];", "=l,=l,l"(ptr addrspace(1) %global)
+  ret { i64, i64 } %values
 }
 
 ; Relaxed atomics of device scope.
