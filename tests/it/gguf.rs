@@ -1,5 +1,12 @@
 //! GGUF files: what is read from good ones.
 
+mod files;
+mod header;
+mod metadata;
+mod mutate;
+mod scales;
+mod tensors;
+
 use std::path::PathBuf;
 
 use oxwarp::gguf::{GgmlType, Gguf, MappedFile, Scalar, Value};

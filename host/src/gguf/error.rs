@@ -122,7 +122,7 @@ pub enum Fault {
     DimCount { found: u32 },
     #[error("dimension {axis} is 0, allowed: at least 1")]
     ZeroDim { axis: usize },
-    #[error("a tensor of {dims:?} elements of type {ty} has more than 2^64 bytes")]
+    #[error("a tensor of {dims:?} elements of type {ty} has 2^64 bytes or more")]
     TooLarge { dims: Vec<u64>, ty: GgmlType },
     #[error("rows of {found} elements, allowed for {ty}: multiples of {block}")]
     PartialBlock { found: u64, ty: GgmlType, block: u64 },

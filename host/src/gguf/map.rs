@@ -30,7 +30,7 @@ const O_NONBLOCK: i32 = 0o4000;
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The operating system refuses.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}", path.display())]
     Io {
         path: PathBuf,
         /// What was tried.
@@ -47,7 +47,7 @@ pub enum FileError {
     #[error("{}: the file ends at byte {at}, {missing} bytes before the end of a read at {offset}: it has been shortened since it was opened", path.display())]
     Short { path: PathBuf, offset: u64, at: u64, missing: u64 },
     /// A read failed in the middle.
-    #[error("{}: read error at byte {at}: {source}", path.display())]
+    #[error("{}: read error at byte {at}", path.display())]
     Read { path: PathBuf, at: u64, source: io::Error },
     /// The file is not the one that was opened, or has been written to.
     #[error("{}: the file was changed while it was in use: {what} was {before}, is {now}", path.display())]

@@ -17,18 +17,21 @@
 //! ```
 
 mod access;
+mod check;
 mod cursor;
 mod error;
 mod index;
 mod map;
 mod parse;
 mod printable;
+mod scales;
 mod types;
 mod value;
 
 use std::ops::Range;
 
 pub use access::{FloatArray, IntArray, PerLayer, StrArray};
+pub use check::{Finding, Severity};
 pub use cursor::MAX_STRING_BYTES;
 pub use error::{Error, Fault, KeyFault, Place};
 pub use map::{FileError, MappedFile};
@@ -37,6 +40,7 @@ pub use parse::{
     TensorInfo,
 };
 pub use printable::printable;
+pub use scales::{BadBlock, Scan};
 pub use types::GgmlType;
 pub use value::{Array, Scalar, Value, ValueType};
 
