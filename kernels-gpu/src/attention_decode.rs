@@ -1,0 +1,285 @@
+//! Attention of single tokens over a long cache: split over the keys, then merged.
+//!
+//! softmax(q·Kᵀ / √d)·V is an average of values with weights exp(score). An average over all keys is the average of
+//! averages over parts of them, weighted by each part's sum of weights. So the keys are dealt to several blocks
+//! (Flash-Decoding), and each leaves three things: the largest score `m`, the sum `l` of exp(score − m), and its own
+//! average. [`attention_merge_f32`] then joins the parts. No array of scores exists anywhere, so no context is too long.
+
+use crate::simt::prelude::*;
+
+/// Threads of a block of [`attention_decode_f16`].
+pub const THREADS: u32 = 128;
+const WARPS: u32 = THREADS / 32;
+
+/// Keys that a group of lanes reads ahead before it uses them.
+const UNROLL: usize = 4;
+
+/// Most elements of a head: 32 lanes with eight elements each.
+pub const MAX_HEAD_DIM: usize = 256;
+
+/// Threads of a block of [`attention_merge_f32`].
+pub const MERGE_THREADS: u32 = 128;
+
+/// The score of a key that is not there: smaller than any real one, yet its difference from itself is a number.
+const NO_SCORE: f32 = -1.0e30;
+
+/// One part of the attention of one head of one token over the keys 0 ..= its position.
+///
+/// `part_out` [n_tokens, n_heads, n_splits, head_dim] receives Σ p·v / l and `part_ml` [n_tokens, n_heads, n_splits, 2]
+/// receives (m, l), with p = exp(q·k·scale − m) over the part's keys. `q` [n_tokens, n_heads, head_dim];
+/// `k_cache`, `v_cache` [n_kv_heads, n_ctx, head_dim]; `positions` [n_tokens]. Query head h reads the keys of head
+/// h · n_kv_heads / n_heads.
+///
+/// Grid: n_heads × n_splits × n_tokens. The number of parts does not depend on the position, so that one captured
+/// graph serves every step; parts beyond the keys leave l = 0.
+/// Requires: head_dim a multiple of 8, at most 256; n_heads a multiple of n_kv_heads; positions < n_ctx.
+/// Fast because: (1) lanes read 16 bytes of a key each, so a warp reads whole keys side by side; (2) four keys a lane
+/// group are in flight; (3) the heads of a group that share keys run at the same time and find them in the L2 cache.
+#[kernel(threads = 128, shared = 4 * (2 + 256) * 4)]
+pub fn attention_decode_f16(
+    part_out: Out<f32>,
+    part_ml: Out<f32>,
+    q: In<f32>,
+    k_cache: In<f16>,
+    v_cache: In<f16>,
+    positions: In<u32>,
+    n_heads: u32,
+    n_kv_heads: u32,
+    head_dim: u32,
+    n_ctx: u32,
+    scale: f32,
+) {
+    pdl::wait();
+    let (head, split, token) = (thread::block_idx_x(), thread::block_idx_y(), thread::block_idx_z());
+    let row = (token * n_heads + head) as usize;
+    let dim = head_dim as usize;
+
+    // Eight elements of a head a lane: a key takes `lanes_per_key` lanes, a power of two, the last of them perhaps idle.
+    let lanes_per_key = (head_dim / 8).next_power_of_two();
+    let keys_per_warp = 32 / lanes_per_key;
+    let (group, sub) = (warp::lane_id() / lanes_per_key, warp::lane_id() % lanes_per_key);
+    let first_dim = sub as usize * 8;
+    let active = first_dim < dim;
+
+    let mut query = [0.0f32; 8];
+    if active {
+        let at = row * dim + first_dim;
+        let ([a, b, c, d], [e, f, g, h]) = (q.load::<4>(at), q.load::<4>(at + 4));
+        query = [a * scale, b * scale, c * scale, d * scale, e * scale, f * scale, g * scale, h * scale];
+    }
+
+    let n_keys = positions.get(token as usize) + 1;
+    let keys_per_split = n_keys.div_ceil(thread::grid_dim_y());
+    let begin = split * keys_per_split;
+    let end = (begin + keys_per_split).min(n_keys);
+    let head_start = ((head * n_kv_heads / n_heads) as usize * n_ctx as usize) * dim;
+
+    let mut part = Part { m: NO_SCORE, l: 0.0, acc: [0.0; 8] };
+    let stride = WARPS * keys_per_warp;
+    let mut base = begin + warp::warp_id() * keys_per_warp;
+    while base < end {
+        // Every lane of the warp makes the same rounds, since the score is summed over lanes; keys past the end
+        // read the part's first key again and count nothing.
+        let mut score = [NO_SCORE; UNROLL];
+        let mut values = [[f16::from_bits(0); 8]; UNROLL];
+        let mut u = 0;
+        while u < UNROLL {
+            let key = base + group + u as u32 * stride;
+            let at = head_start + if key < end { key } else { begin } as usize * dim + first_dim;
+            let mut dot = 0.0;
+            if active {
+                dot = dot8(&query, k_cache.load::<8>(at));
+                values[u] = v_cache.load::<8>(at);
+            }
+            let dot = sum_over(dot, lanes_per_key);
+            if key < end {
+                score[u] = dot;
+            }
+            u += 1;
+        }
+        part.add(score, &values);
+        base += stride * UNROLL as u32;
+    }
+
+    // Join the lane groups of a warp, then the warps of the block.
+    let mut offset = lanes_per_key;
+    while offset < 32 {
+        part.join_lanes(offset);
+        offset *= 2;
+    }
+    let mut shared = Shared::new();
+    let ml = shared.tile::<f32>(2 * WARPS as usize);
+    let acc = shared.tile::<f32>(WARPS as usize * MAX_HEAD_DIM);
+    let warp = warp::warp_id() as usize;
+    if group == 0 {
+        if sub == 0 {
+            ml.set(2 * warp, part.m);
+            ml.set(2 * warp + 1, part.l);
+        }
+        if active {
+            let [a, b, c, d, e, f, g, h] = part.acc;
+            acc.store::<4>(warp * MAX_HEAD_DIM + first_dim, [a, b, c, d]);
+            acc.store::<4>(warp * MAX_HEAD_DIM + first_dim + 4, [e, f, g, h]);
+        }
+    }
+    thread::sync_threads();
+
+    let mut m = NO_SCORE;
+    let mut w = 0;
+    while w < WARPS as usize {
+        m = math::max(m, ml.get(2 * w));
+        w += 1;
+    }
+    let out_row = row * thread::grid_dim_y() as usize + split as usize;
+    let mut dim_idx = thread::thread_idx_x() as usize;
+    while dim_idx < dim {
+        let (mut l, mut sum) = (0.0, 0.0);
+        let mut w = 0;
+        while w < WARPS as usize {
+            let weight = math::exp(ml.get(2 * w) - m);
+            l += ml.get(2 * w + 1) * weight;
+            sum += acc.get(w * MAX_HEAD_DIM + dim_idx) * weight;
+            w += 1;
+        }
+        part_out.set(out_row * dim + dim_idx, if l > 0.0 { math::div(sum, l) } else { 0.0 });
+        if dim_idx == 0 {
+            part_ml.store::<2>(out_row * 2, [m, l]);
+        }
+        dim_idx += THREADS as usize;
+    }
+    pdl::launch_dependents();
+}
+
+/// What a lane knows of its keys: largest score, sum of weights, and its eight dimensions of Σ weight · value.
+struct Part {
+    m: f32,
+    l: f32,
+    acc: [f32; 8],
+}
+
+impl Part {
+    /// Takes in [`UNROLL`] keys with their scores; a score of [`NO_SCORE`] marks a key that is not there.
+    #[inline(always)]
+    fn add(&mut self, score: [f32; UNROLL], values: &[[f16; 8]; UNROLL]) {
+        let mut m = self.m;
+        let mut u = 0;
+        while u < UNROLL {
+            m = math::max(m, score[u]);
+            u += 1;
+        }
+        self.rescale(m);
+        let mut u = 0;
+        while u < UNROLL {
+            let weight = if score[u] > NO_SCORE { math::exp(score[u] - m) } else { 0.0 };
+            self.l += weight;
+            let mut i = 0;
+            while i < 8 {
+                self.acc[i] = math::fma(weight, values[u][i].to_f32(), self.acc[i]);
+                i += 1;
+            }
+            u += 1;
+        }
+    }
+
+    /// Adds the part of the lane `offset` away, which holds the same dimensions of other keys.
+    #[inline(always)]
+    fn join_lanes(&mut self, offset: u32) {
+        let m = math::max(self.m, warp::shuffle_xor(self.m, offset));
+        self.rescale(m);
+        self.l += warp::shuffle_xor(self.l, offset);
+        let mut i = 0;
+        while i < 8 {
+            self.acc[i] += warp::shuffle_xor(self.acc[i], offset);
+            i += 1;
+        }
+    }
+
+    /// Makes the weights relative to a new largest score.
+    #[inline(always)]
+    fn rescale(&mut self, m: f32) {
+        let factor = math::exp(self.m - m);
+        self.m = m;
+        self.l *= factor;
+        let mut i = 0;
+        while i < 8 {
+            self.acc[i] *= factor;
+            i += 1;
+        }
+    }
+}
+
+/// Sum over `n_lanes` neighbouring lanes, a power of two; every one of them gets it.
+#[inline(always)]
+fn sum_over(value: f32, n_lanes: u32) -> f32 {
+    let mut sum = value;
+    let mut offset = n_lanes / 2;
+    while offset > 0 {
+        sum += warp::shuffle_xor(sum, offset);
+        offset /= 2;
+    }
+    sum
+}
+
+#[inline(always)]
+fn dot8(query: &[f32; 8], key: [f16; 8]) -> f32 {
+    let mut sum = 0.0;
+    let mut i = 0;
+    while i < 8 {
+        sum = math::fma(query[i], key[i].to_f32(), sum);
+        i += 1;
+    }
+    sum
+}
+
+/// y = Σ outᵢ · lᵢ · exp(mᵢ − m) / Σ lᵢ · exp(mᵢ − m) over the parts i of each head, m the largest mᵢ.
+///
+/// `y` [n_tokens, n_heads, head_dim]; `part_out` [n_tokens, n_heads, n_splits, head_dim]; `part_ml`
+/// [n_tokens, n_heads, n_splits, 2].
+///
+/// Grid: n_heads × n_tokens. Requires: the first part of a head has at least one key (l > 0).
+/// Fast because: neighbouring threads read neighbouring dimensions; the parts are few and still in the L2 cache.
+#[kernel(threads = 128)]
+pub fn attention_merge_f32(
+    y: Out<f32>,
+    part_out: In<f32>,
+    part_ml: In<f32>,
+    n_heads: u32,
+    n_splits: u32,
+    head_dim: u32,
+) {
+    pdl::wait();
+    let row = (thread::block_idx_y() * n_heads + thread::block_idx_x()) as usize;
+    let (n_splits, dim) = (n_splits as usize, head_dim as usize);
+    let mut m = NO_SCORE;
+    let mut split = 0;
+    while split < n_splits {
+        m = math::max(m, part_ml.get((row * n_splits + split) * 2));
+        split += 1;
+    }
+    let mut dim_idx = thread::thread_idx_x() as usize;
+    while dim_idx < dim {
+        let (mut sum, mut total) = (0.0, 0.0);
+        let mut split = 0;
+        while split < n_splits {
+            let part = row * n_splits + split;
+            let [part_m, part_l] = part_ml.load::<2>(part * 2);
+            let weight = part_l * math::exp(part_m - m);
+            total += weight;
+            sum = math::fma(weight, part_out.get(part * dim + dim_idx), sum);
+            split += 1;
+        }
+        y.set(row * dim + dim_idx, math::div(sum, total));
+        dim_idx += MERGE_THREADS as usize;
+    }
+    pdl::launch_dependents();
+}
+
+/// Bytes that [`attention_decode_f16`] must move for one token: the keys and values of its context, read once.
+pub const fn attention_decode_bytes(n_keys: usize, n_kv_heads: usize, head_dim: usize) -> usize {
+    2 * 2 * n_keys * n_kv_heads * head_dim
+}
+
+/// Floating-point operations of attention of one token over `n_keys` keys: two products of length head_dim a key.
+pub const fn attention_decode_flops(n_keys: usize, n_heads: usize, head_dim: usize) -> usize {
+    4 * n_keys * n_heads * head_dim
+}
