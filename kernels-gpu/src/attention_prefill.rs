@@ -108,8 +108,7 @@ fn attention_prefill<const PAIRS: usize>(
     let n_tokens = shape.n_tokens as usize;
     let first_token = thread::block_idx_x() as usize * TILE_QUERIES;
     let n_queries = (n_tokens - first_token).min(TILE_QUERIES);
-    let head_start =
-        (head * shape.n_kv_heads / shape.n_heads) as usize * shape.n_ctx as usize * dim;
+    let head_start = (head * shape.n_kv_heads / shape.n_heads) as usize * shape.n_ctx as usize * dim;
 
     // The block's queries, scaled; rows past the last token are zero and never written out.
     let mut i = tid * 4;
@@ -277,7 +276,12 @@ pub const fn attention_prefill_bytes(
 
 /// Floating-point operations of a launch with `n_keys` keys before and including the last token: two products of
 /// length head_dim for each visible pair of query and key.
-pub const fn attention_prefill_flops(n_tokens: usize, n_keys: usize, n_heads: usize, head_dim: usize) -> usize {
+pub const fn attention_prefill_flops(
+    n_tokens: usize,
+    n_keys: usize,
+    n_heads: usize,
+    head_dim: usize,
+) -> usize {
     let visible = n_tokens * (n_keys - n_tokens) + n_tokens * (n_tokens + 1) / 2;
     4 * visible * n_heads * head_dim
 }

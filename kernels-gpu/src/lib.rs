@@ -8,7 +8,14 @@
 //! | kernel | does |
 //! |---|---|
 //! | [`add`] | adds a branch to the residual stream |
+//! | [`attention_decode`] | attention of one token over a long cache, in parts, and their merge |
+//! | [`attention_prefill`] | attention of many new tokens |
+//! | [`bias`] | adds a bias to each row |
+//! | [`kv_cache`] | writes new keys and values into the cache |
 //! | [`rmsnorm`] | divides rows by their root mean square |
+//! | [`rope`] | rotary position embedding |
+//! | [`sample`] | chooses the next token: argmax, a draw from the softmax |
+//! | [`swiglu`] | the gated activation |
 
 #![cfg_attr(target_arch = "nvptx64", no_std)]
 #![cfg_attr(
@@ -35,7 +42,14 @@ pub mod quant;
 pub mod simt;
 
 pub mod add;
+pub mod attention_decode;
+pub mod attention_prefill;
+pub mod bias;
+pub mod kv_cache;
 pub mod rmsnorm;
+pub mod rope;
+pub mod sample;
+pub mod swiglu;
 
 #[cfg(target_arch = "nvptx64")]
 #[panic_handler]

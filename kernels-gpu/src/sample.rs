@@ -102,7 +102,14 @@ pub fn softmax_sample_f32(
             before += sum;
             segment += 1;
         }
-        let drawn = draw_in_segment(logits, chosen * SEGMENT, n_vocab, best.logit, inverse_temperature, target - chosen_before);
+        let drawn = draw_in_segment(
+            logits,
+            chosen * SEGMENT,
+            n_vocab,
+            best.logit,
+            inverse_temperature,
+            target - chosen_before,
+        );
         if lane == 0 {
             token.set(0, if best.status() == 0 { drawn } else { best.token });
             status.set(0, best.status());

@@ -11,8 +11,6 @@ use testkit::compare::{F32_ROUNDING, assert_within, gamma};
 use testkit::data::Rng;
 use testkit::reference::{self, widen};
 
-use super::on_every_device;
-
 #[derive(Clone)]
 struct Case {
     n_heads: usize,

@@ -6,8 +6,6 @@ use testkit::compare::{assert_within, gamma};
 use testkit::data::Rng;
 use testkit::reference::{self, widen};
 
-use super::on_every_device;
-
 fn check<D: Device>(device: &D, n_tokens: usize, dim: usize) {
     let mut rng = Rng::new(4);
     let (y, b) = (rng.normal(n_tokens * dim, 1.0), rng.normal(dim, 10.0));

@@ -7,8 +7,6 @@ use kernels_gpu::simt::f16;
 use testkit::data::Rng;
 use testkit::reference;
 
-use super::on_every_device;
-
 fn check<D: Device>(device: &D, n_kv_heads: usize, head_dim: usize, n_ctx: usize, positions: &[u32]) {
     let n_tokens = positions.len();
     let mut rng = Rng::new(2);
@@ -46,7 +44,11 @@ fn check<D: Device>(device: &D, n_kv_heads: usize, head_dim: usize, n_ctx: usize
         reference::kv_write(&mut expected, source, positions, n_kv_heads, head_dim, n_ctx);
         let expected: Vec<u16> = expected.iter().map(|h| h.to_bits()).collect();
         let differs = (0..len).find(|&i| found[i] != expected[i]);
-        assert_eq!(differs.map(|i| (i, found[i], expected[i])), None, "first difference: index, found, expected");
+        assert_eq!(
+            differs.map(|i| (i, found[i], expected[i])),
+            None,
+            "first difference: index, found, expected"
+        );
     }
 }
 

@@ -6,8 +6,6 @@ use testkit::compare::{assert_within, gamma};
 use testkit::data::Rng;
 use testkit::reference::{self, RopePairs, widen};
 
-use super::on_every_device;
-
 struct Shape {
     n_heads: usize,
     head_dim: usize,

@@ -8,15 +8,16 @@ use testkit::compare::{F32_ROUNDING, gamma};
 use testkit::data::Rng;
 use testkit::reference::{self, widen};
 
-use super::on_every_device;
-
 fn argmax<D: Device>(device: &D, logits: &[f32]) -> (u32, u32) {
     let mut token = device.alloc::<u32>(1, Purpose::Other).unwrap();
     let mut status = device.alloc::<u32>(1, Purpose::Other).unwrap();
     let device_logits = device.upload(logits, Purpose::Activations).unwrap();
     let n_vocab = logits.len() as u32;
     device
-        .launch(argmax_f32 { token: &mut token, status: &mut status, logits: &device_logits, n_vocab }, Grid::x(1))
+        .launch(
+            argmax_f32 { token: &mut token, status: &mut status, logits: &device_logits, n_vocab },
+            Grid::x(1),
+        )
         .unwrap();
     (device.download(&token).unwrap()[0], device.download(&status).unwrap()[0])
 }

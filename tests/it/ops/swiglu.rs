@@ -6,8 +6,6 @@ use testkit::compare::{F32_ROUNDING, F32_SMALLEST_NORMAL, assert_within};
 use testkit::data::Rng;
 use testkit::reference::{self, widen};
 
-use super::on_every_device;
-
 fn check<D: Device>(device: &D, gate: &[f32], up: &[f32]) {
     let n = gate.len();
     let mut y = device.alloc::<f32>(n, Purpose::Activations).unwrap();
@@ -27,7 +25,8 @@ fn check<D: Device>(device: &D, gate: &[f32], up: &[f32]) {
     let ulp = 2.0 * F32_ROUNDING;
     assert_within("swiglu", &found, &expected, &[n], |i| {
         let (gate, up) = (f64::from(gate[i].abs()), f64::from(up[i].abs()));
-        (2.0 + 1.2 * gate + 0.5 + 2.0 + 0.5) * ulp * expected[i].abs() + F32_SMALLEST_NORMAL * (gate + 1.0) * (up + 1.0)
+        (2.0 + 1.2 * gate + 0.5 + 2.0 + 0.5) * ulp * expected[i].abs()
+            + F32_SMALLEST_NORMAL * (gate + 1.0) * (up + 1.0)
     });
 }
 

@@ -1,0 +1,16 @@
+//! Every kernel against the f64 reference: on the emulator, which checks each access, and on a GPU where there is one.
+
+/// Runs a check on the checking emulator; `|device| check(device, …)` names the device.
+macro_rules! on_every_device {
+    (|$device:ident| $check:expr) => {{
+        let $device = &kernels_gpu::simt::emulator::Emulator::checked();
+        $check
+    }};
+}
+
+mod attention;
+mod bias;
+mod kv_cache;
+mod rope;
+mod sample;
+mod swiglu;
