@@ -28,7 +28,8 @@ fn main() {
         println!("cargo::rerun-if-changed={}", workspace.join(source).display());
     }
 
-    let hash = source_hash::source_hash(&workspace).unwrap_or_else(|error| panic!("hash of the kernel sources: {error}"));
+    let hash = source_hash::source_hash(&workspace)
+        .unwrap_or_else(|error| panic!("hash of the kernel sources: {error}"));
     let generated = modules_source(&hash, &ptx_files(&ptx_dir));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("ptx_modules.rs");
     fs::write(&out, generated).unwrap_or_else(|error| panic!("write {}: {error}", out.display()));
@@ -40,7 +41,8 @@ fn ptx_files(dir: &Path) -> Vec<(String, PathBuf)> {
         .unwrap_or_else(|error| panic!("read {}: {error}", dir.display()))
         .filter_map(|entry| {
             let path = entry.ok()?.path();
-            let target = path.file_name()?.to_str()?.strip_prefix("oxwarp_")?.strip_suffix(".ptx")?.to_string();
+            let target =
+                path.file_name()?.to_str()?.strip_prefix("oxwarp_")?.strip_suffix(".ptx")?.to_string();
             Some((target, path))
         })
         .collect();

@@ -33,15 +33,6 @@ impl<T> OnPath<T> for std::io::Result<T> {
     }
 }
 
-/// Runs a command whose output the user sees.
-pub fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().map_err(|error| Failure::Start { command: shown(command), error })?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(Failure::Exit { command: shown(command), status: status.to_string(), output: String::new() })
-}
-
 /// What a finished command wrote.
 pub struct Output {
     pub stdout: String,
@@ -62,11 +53,6 @@ pub fn capture(command: &mut Command) -> Result<Output> {
         status: output.status.to_string(),
         output: format!(":\n{}", output_text.trim()),
     })
-}
-
-/// Whether a command can be started and succeeds; nothing is shown.
-pub fn succeeds(command: &mut Command) -> bool {
-    command.output().is_ok_and(|output| output.status.success())
 }
 
 /// A command as a person would type it.
@@ -100,7 +86,7 @@ mod tests {
 
     #[test]
     fn unknown_program_is_named() {
-        let error = run(&mut Command::new("no-such-program-here")).expect_err("does not exist");
+        let error = capture(&mut Command::new("no-such-program-here")).err().expect("does not exist");
         assert!(error.to_string().starts_with("`no-such-program-here` could not be started"), "{error}");
     }
 }

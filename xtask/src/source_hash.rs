@@ -7,18 +7,23 @@ use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// Version of the recipe that turns the sources into PTX. Raise it with every change of flags or IR patch that changes
-/// the code, so that modules of the old recipe count as stale.
-pub const PIPELINE_VERSION: u32 = 1;
-
 /// What starts the first line of every module; the hash (64 hex digits) and the target follow.
 pub const STAMP_PREFIX: &str = "// oxwarp-kernels ";
 
-/// What the kernels are made of, relative to the workspace root: files, or folders with everything below them.
-pub const SOURCES: [&str; 4] =
-    ["kernels-gpu/Cargo.toml", "kernels-gpu/src", "kernels-gpu/macros/Cargo.toml", "kernels-gpu/macros/src"];
+/// What decides on the PTX, relative to the workspace root: the kernels and the recipe that translates them. Files, or
+/// folders with everything below them.
+pub const SOURCES: [&str; 8] = [
+    "kernels-gpu/Cargo.toml",
+    "kernels-gpu/src",
+    "kernels-gpu/macros/Cargo.toml",
+    "kernels-gpu/macros/src",
+    "xtask/src/ptx/bitcode.rs",
+    "xtask/src/ptx/patch.rs",
+    "xtask/src/ptx/pipeline.rs",
+    "xtask/src/ptx/target.rs",
+];
 
-/// SHA-256, in hex, of the pipeline's version and of every source file's path and contents.
+/// SHA-256, in hex, of every source file's path and contents.
 ///
 /// # Errors
 /// A source that is missing or cannot be read; the message names the path.
@@ -29,7 +34,6 @@ pub fn source_hash(workspace: &Path) -> io::Result<String> {
     }
     files.sort();
     let mut hash = Sha256::new();
-    hash.update(PIPELINE_VERSION.to_le_bytes());
     for file in files {
         let name = file.strip_prefix(workspace).unwrap_or(&file).to_string_lossy().replace('\\', "/");
         let contents = fs::read(&file).map_err(|error| naming(&file, error))?;

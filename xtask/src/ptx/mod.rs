@@ -15,16 +15,19 @@ mod registry;
 mod report;
 mod resources;
 mod sync_op;
+mod target;
 mod text;
 pub mod toolchain;
 
 use crate::command::{Failure, OnPath, Result};
 use crate::{paths, source_hash};
 use pipeline::{Built, Pipeline};
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Instant;
+use target::{TARGETS, Target};
 use toolchain::Toolchain;
 
 /// A kernel as the registry of kernels-gpu states it.
@@ -42,43 +45,6 @@ pub struct Entry {
     pub cluster: Option<u32>,
     /// Whether the kernel may use local memory.
     pub allow_local: bool,
-}
-
-/// A processor that modules are built for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// LLVM's and ptxas's name.
-    pub cpu: &'static str,
-    /// The lowest PTX version, as LLVM's feature, that has what kernels for this target use. A driver refuses
-    /// versions newer than itself.
-    pub ptx_feature: &'static str,
-    /// Value of the configuration `oxwarp_sm`, by which kernels say where they exist.
-    pub cfg: &'static str,
-}
-
-/// The oldest target first: newer processors run its module too.
-pub const TARGETS: [Target; 2] = [
-    Target { cpu: "sm_80", ptx_feature: "+ptx70", cfg: "80" },
-    Target { cpu: "sm_90a", ptx_feature: "+ptx80", cfg: "90a" },
-];
-
-/// What Rust cannot express, as IR: owned by the DSL, linked to every module.
-const SHIM: &str = "kernels-gpu/src/simt/nvptx/shim.ll";
-
-impl Target {
-    /// The finished module.
-    fn module(self) -> PathBuf {
-        paths::ptx_dir().join(format!("oxwarp_{}.ptx", self.cpu))
-    }
-
-    /// The table of the module's kernels, kept so that a run that builds nothing can print it.
-    fn table(self) -> PathBuf {
-        self.build_dir().join("table.txt")
-    }
-
-    fn build_dir(self) -> PathBuf {
-        paths::ptx_build_dir().join(self.cpu)
-    }
 }
 
 /// How to build.
@@ -140,7 +106,7 @@ fn rebuild(targets: &[Target], hash: &str, ptxas: Option<&Path>, options: Option
         println!("build-ptx: {}: optimising", target.cpu);
         let pipeline =
             Pipeline { toolchain: &toolchain, ptxas, target, kernels: &kernels, dir: &target.build_dir() };
-        let built = pipeline.build(bitcode, &[paths::workspace().join(SHIM)], options.line_info)?;
+        let built = pipeline.build(bitcode, &[paths::workspace().join(pipeline::SHIM)], options.line_info)?;
         finish(target, &built, &kernels, hash)
     };
     // One thread a target: opt, llc and ptxas run on one core each.

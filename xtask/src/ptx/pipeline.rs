@@ -9,6 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// What Rust cannot express, as IR: owned by the DSL, linked to every module.
+pub const SHIM: &str = "kernels-gpu/src/simt/nvptx/shim.ll";
+
 /// What one target's kernels became.
 pub struct Built {
     /// LLVM IR text after all optimisations, with debug locations.

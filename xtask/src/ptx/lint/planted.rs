@@ -1,7 +1,7 @@
 //! The rules on kernels that break them: xtask/planted/kernels.rs, built for real.
 
 use super::*;
-use crate::command::run;
+use crate::command::capture;
 use crate::paths;
 use crate::ptx::bitcode::{self, Bitcode};
 use crate::ptx::pipeline::{Built, Pipeline};
@@ -29,7 +29,7 @@ fn compile(toolchain: &Toolchain, dir: &Path, flags: &[&str]) -> Bitcode {
         let name = if library.to_string_lossy().contains("libcore-") { "core" } else { "compiler_builtins" };
         rustc.arg("--extern").arg(format!("noprelude:{name}={}", library.display()));
     }
-    run(rustc.arg("-o").args([&kernels, &paths::workspace().join("xtask/planted/kernels.rs")]))
+    capture(rustc.arg("-o").args([&kernels, &paths::workspace().join("xtask/planted/kernels.rs")]))
         .expect("compiles");
     Bitcode { kernels, support }
 }
