@@ -1,6 +1,6 @@
 //! The integration tests: one binary, one module a subject.
 mod gguf;
+mod golden;
 mod ops;
 mod sampler;
-
 mod tokenizer;

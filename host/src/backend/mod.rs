@@ -7,6 +7,8 @@
 //! Shapes are checked by the model's loader before any op runs: an op that meets a wrong shape found a fault of this
 //! program and panics with both numbers.
 
+pub mod cpu;
+
 use std::ops::Range;
 use std::sync::Arc;
 

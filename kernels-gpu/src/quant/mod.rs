@@ -14,7 +14,7 @@ pub mod layout;
 mod legacy;
 
 pub use float::{BF16, F16, F32};
-pub use k::{Q4_K, Q5_K, Q6_K};
+pub use k::{Q4_K, Q5_K, Q6_K, scale_min};
 pub use legacy::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 
 /// A block of a GGUF tensor: raw little-endian bytes with an exact meaning.

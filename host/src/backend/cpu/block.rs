@@ -1,0 +1,159 @@
+//! Weight formats, sixteen elements at a time.
+//!
+//! The values are bit for bit those of `kernels_gpu::quant`: where a fused multiply-add or a subtraction stands here, its
+//! product is exact.
+
+use kernels_gpu::quant::{Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, scale_min};
+
+use super::vector::{LANES, Vector};
+
+/// A run of elements of a row that decodes by itself.
+pub trait Block: bytemuck::Pod + Sync {
+    /// Elements, a multiple of [`LANES`].
+    const ELEMENTS: usize;
+
+    /// Elements `LANES * group ..` of the block. `group` should be a constant after inlining.
+    fn group<V: Vector>(&self, group: usize) -> V;
+}
+
+/// Sixteen floats of one of the unquantised formats; a row's last may be cut short.
+macro_rules! floats {
+    ($name:ident, $bytes:literal, $load:ident) => {
+        #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+        #[repr(transparent)]
+        pub struct $name([u8; $bytes * LANES]);
+
+        impl Block for $name {
+            const ELEMENTS: usize = LANES;
+
+            #[inline(always)]
+            fn group<V: Vector>(&self, _: usize) -> V {
+                V::$load(&self.0)
+            }
+        }
+    };
+}
+
+floats!(F32x16, 4, load_f32);
+floats!(F16x16, 2, load_f16);
+floats!(BF16x16, 2, load_bf16);
+
+/// Nibble `nibble` (0: low, 1: high) of each byte.
+#[inline(always)]
+fn nibbles<V: Vector>(bytes: &[u8; LANES], nibble: usize) -> V::Bytes {
+    let bytes = V::load_bytes(bytes);
+    if nibble == 0 { V::and(bytes, 15) } else { V::shr(bytes, 4) }
+}
+
+/// Five-bit quants: nibbles, and their fifth bits from half `half` of `qh`.
+#[inline(always)]
+fn five_bits<V: Vector>(qs: &[u8; LANES], qh: [u8; 4], half: usize) -> V {
+    let fifth = u16::from_le_bytes([qh[2 * half], qh[2 * half + 1]]);
+    V::unsigned(V::or(nibbles::<V>(qs, half), V::spread(fifth, 16)))
+}
+
+/// Sixteen of `bytes` from `first` on.
+#[inline(always)]
+fn sixteen(bytes: &[u8], first: usize) -> &[u8; LANES] {
+    bytes[first..first + LANES].try_into().expect("sixteen bytes")
+}
+
+impl Block for Q4_0 {
+    const ELEMENTS: usize = 32;
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, group: usize) -> V {
+        let d = V::f16(self.d);
+        V::unsigned(nibbles::<V>(&self.qs, group)).mul_add(V::splat(d), V::splat(-8.0 * d))
+    }
+}
+
+impl Block for Q4_1 {
+    const ELEMENTS: usize = 32;
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, group: usize) -> V {
+        let (d, m) = (V::f16(self.d), V::f16(self.m));
+        V::unsigned(nibbles::<V>(&self.qs, group)).mul_add(V::splat(d), V::splat(m))
+    }
+}
+
+impl Block for Q5_0 {
+    const ELEMENTS: usize = 32;
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, group: usize) -> V {
+        let d = V::f16(self.d);
+        five_bits::<V>(&self.qs, self.qh, group).mul_add(V::splat(d), V::splat(-16.0 * d))
+    }
+}
+
+impl Block for Q5_1 {
+    const ELEMENTS: usize = 32;
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, group: usize) -> V {
+        let (d, m) = (V::f16(self.d), V::f16(self.m));
+        five_bits::<V>(&self.qs, self.qh, group).mul_add(V::splat(d), V::splat(m))
+    }
+}
+
+impl Block for Q8_0 {
+    const ELEMENTS: usize = 32;
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, group: usize) -> V {
+        let qs: &[u8; 32] = bytemuck::cast_ref(&self.qs);
+        V::signed(V::load_bytes(sixteen(qs, LANES * group))).mul(V::splat(V::f16(self.d)))
+    }
+}
+
+/// Scale and negated minimum of sub-block `s`; both products are exact.
+#[inline(always)]
+fn sub_block<V: Vector>(d: [u8; 2], dmin: [u8; 2], scales: &[u8; 12], s: usize) -> (V, V) {
+    let (scale, min) = scale_min(scales, s);
+    (V::splat(V::f16(d) * f32::from(scale)), V::splat(-(V::f16(dmin) * f32::from(min))))
+}
+
+impl Block for Q4_K {
+    const ELEMENTS: usize = 256;
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, group: usize) -> V {
+        // Two groups a sub-block, two sub-blocks (low and high nibbles) in 32 bytes.
+        let (s, half) = (group / 2, group % 2);
+        let (scale, min) = sub_block(self.d, self.dmin, &self.scales, s);
+        let qs = sixteen(&self.qs, 32 * (s / 2) + LANES * half);
+        V::unsigned(nibbles::<V>(qs, s % 2)).mul_add(scale, min)
+    }
+}
+
+impl Block for Q5_K {
+    const ELEMENTS: usize = 256;
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, group: usize) -> V {
+        let (s, half) = (group / 2, group % 2);
+        let (scale, min) = sub_block(self.d, self.dmin, &self.scales, s);
+        let qs = sixteen(&self.qs, 32 * (s / 2) + LANES * half);
+        let qh = V::load_bytes(sixteen(&self.qh, LANES * half));
+        let fifth = V::shl(V::and(V::shr(qh, s as u32), 1), 4);
+        V::unsigned(V::or(nibbles::<V>(qs, s % 2), fifth)).mul_add(scale, min)
+    }
+}
+
+impl Block for Q6_K {
+    const ELEMENTS: usize = 256;
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, group: usize) -> V {
+        // Halves of 128 elements; quarter k of a half takes nibble k / 2 of bytes 32 (k % 2).. and bits 2k of `qh`.
+        let (n, k, half) = (group / 8, group / 2 % 4, group % 2);
+        let ql = sixteen(&self.ql, 64 * n + 32 * (k % 2) + LANES * half);
+        let qh = V::load_bytes(sixteen(&self.qh, 32 * n + LANES * half));
+        let upper = V::shl(V::and(V::shr(qh, 2 * k as u32), 3), 4);
+        let q = V::unsigned(V::or(nibbles::<V>(ql, k / 2), upper));
+        // The product of scale and quant takes more bits than an f32 has, so 32 goes off the quant.
+        q.add(V::splat(-32.0)).mul(V::splat(V::f16(self.d) * f32::from(self.scales[group])))
+    }
+}

@@ -1,0 +1,305 @@
+//! Whole models against results made outside this project: the file's exact arithmetic in f64
+//! (`tests/fixtures/README.md`, section 2).
+//!
+//! The checks take any way of making a [`Runner`]; each back end calls them with its bounds. A check fails when a model
+//! that the back end supports was left out, so that none is skipped in silence.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oxwarp::backend::cpu::{Cpu, CpuOptions, Isa};
+use oxwarp::backend::{self, Backend};
+use oxwarp::gguf::{Gguf, MappedFile};
+use oxwarp::model::{Engine, EngineOptions, Error, Runner};
+use serde::Deserialize;
+
+/// How far logits may be from the exact ones.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub max: f64,
+    pub rms: f64,
+}
+
+impl Bounds {
+    /// f32 activations and f32 keys and values. The fixtures' table allows a maximum of 1e-3 and asks for 1e-4.
+    pub const F32: Bounds = Bounds { max: 1e-4, rms: 3e-5 };
+}
+
+/// Makes a runner for a model file, with the options given.
+pub type Factory<'a> = &'a dyn Fn(&Path, EngineOptions) -> Result<Box<dyn Runner>, Error>;
+
+/// One file and what it must compute.
+#[derive(Deserialize)]
+pub struct Golden {
+    file: String,
+    architecture: String,
+    n_vocab: usize,
+    tensor_types: BTreeMap<String, usize>,
+    greedy: Greedy,
+    forced: Forced,
+}
+
+#[derive(Deserialize)]
+struct Greedy {
+    prompt_tokens: Vec<u32>,
+    tokens: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct Forced {
+    tokens: Vec<u32>,
+    logits: String,
+}
+
+#[derive(Deserialize)]
+struct GoldenFile {
+    models: Vec<Golden>,
+    smollm2: DemoGolden,
+}
+
+#[derive(Deserialize)]
+struct DemoGolden {
+    bytes: u64,
+    greedy: Vec<Greedy>,
+    forced: DemoForced,
+}
+
+#[derive(Deserialize)]
+struct DemoForced {
+    tokens: Vec<u32>,
+    logsumexp: Vec<f64>,
+    top16_ids: Vec<Vec<usize>>,
+    top16_logits: Vec<Vec<f64>>,
+}
+
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+fn goldens() -> GoldenFile {
+    let text = std::fs::read(fixtures().join("golden/models.json")).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
+
+/// Architectures that there are adapters for.
+const ARCHITECTURES: [&str; 2] = ["llama", "qwen2"];
+
+/// Files of supported architectures whose tensors are all of supported types; and the others, each with its first
+/// unsupported type.
+fn split_by_support() -> (Vec<Golden>, Vec<Golden>) {
+    const UNSUPPORTED: [&str; 3] = ["IQ4_NL", "Q2_K", "Q3_K"];
+    let models =
+        goldens().models.into_iter().filter(|model| ARCHITECTURES.contains(&model.architecture.as_str()));
+    models.partition(|model| !model.tensor_types.keys().any(|ty| UNSUPPORTED.contains(&ty.as_str())))
+}
+
+impl Golden {
+    pub fn path(&self) -> PathBuf {
+        fixtures().join(&self.file)
+    }
+
+    /// f32 little-endian, [position, vocabulary].
+    fn logits(&self) -> Vec<f32> {
+        let bytes = std::fs::read(fixtures().join(&self.forced.logits)).unwrap();
+        bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    }
+}
+
+/// The greatest and the root mean square of the differences, and where the greatest is.
+struct Worst {
+    max: f64,
+    position: usize,
+    token: usize,
+    rms: f64,
+}
+
+fn compare(found: &[f32], expected: &[f32], n_vocab: usize) -> Worst {
+    assert!(
+        found.len() == expected.len() && !found.is_empty(),
+        "{} of {} logits",
+        found.len(),
+        expected.len()
+    );
+    let mut worst = Worst { max: 0.0, position: 0, token: 0, rms: 0.0 };
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let difference = (f64::from(*found) - f64::from(*expected)).abs();
+        worst.rms += difference * difference;
+        if difference.is_nan() || difference > worst.max {
+            worst = Worst { max: difference, position: i / n_vocab, token: i % n_vocab, ..worst };
+        }
+    }
+    worst.rms = (worst.rms / expected.len() as f64).sqrt();
+    worst
+}
+
+/// Logits of each position of the forced tokens, all at once and one by one, within `bounds`.
+pub fn check_forced(factory: Factory<'_>, bounds: Bounds) {
+    let (models, _) = split_by_support();
+    assert_eq!(models.len(), 20, "supported fixture models");
+    let mut failures = Vec::new();
+    for model in models {
+        let mut runner = factory(&model.path(), EngineOptions::default()).unwrap();
+        assert_eq!(runner.n_vocab(), model.n_vocab, "{}", model.file);
+        let expected = model.logits();
+        let together = runner.forward_all(&model.forced.tokens).unwrap();
+        runner.reset();
+        let mut one_by_one = Vec::new();
+        for token in &model.forced.tokens {
+            one_by_one.extend_from_slice(runner.forward(&[*token]).unwrap());
+        }
+        for (how, found) in [("together", together), ("one by one", one_by_one)] {
+            let worst = compare(&found, &expected, model.n_vocab);
+            let line = format!(
+                "{}, {how}: max {:.2e} at position {}, token {}; rms {:.2e}",
+                model.file, worst.max, worst.position, worst.token, worst.rms
+            );
+            println!("{line}");
+            // Written so that NaN fails.
+            if !(worst.max <= bounds.max && worst.rms <= bounds.rms) {
+                failures.push(line);
+            }
+        }
+    }
+    assert!(failures.is_empty(), "outside of {bounds:?}:\n{}", failures.join("\n"));
+}
+
+/// The greedy tokens, chosen on the host from each step's logits and by the back end itself.
+pub fn check_greedy(factory: Factory<'_>) {
+    let (models, _) = split_by_support();
+    assert_eq!(models.len(), 20, "supported fixture models");
+    for model in models {
+        let mut runner = factory(&model.path(), EngineOptions::default()).unwrap();
+        assert_eq!(model.greedy.tokens.len(), 32, "{}", model.file);
+        check_greedy_run(&mut *runner, &model.greedy, &model.file);
+    }
+}
+
+fn check_greedy_run(runner: &mut dyn Runner, golden: &Greedy, name: &str) {
+    let n_tokens = golden.tokens.len();
+    runner.reset();
+    let mut tokens = vec![argmax(runner.forward(&golden.prompt_tokens).unwrap())];
+    while tokens.len() < n_tokens {
+        let last = *tokens.last().unwrap();
+        tokens.push(argmax(runner.forward(&[last]).unwrap()));
+    }
+    assert_eq!(tokens, golden.tokens, "{name}, chosen on the host");
+
+    runner.reset();
+    let mut tokens = vec![argmax(runner.forward(&golden.prompt_tokens).unwrap())];
+    let mut on_device = Vec::new();
+    runner
+        .decode_greedy(tokens[0], n_tokens - 1, &mut |token| {
+            on_device.push(token);
+            true
+        })
+        .unwrap();
+    tokens.extend(on_device);
+    assert_eq!(tokens, golden.tokens, "{name}, chosen by the back end");
+}
+
+/// The lowest id of the largest logits.
+fn argmax(logits: &[f32]) -> u32 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|logit| *logit == largest).unwrap() as u32
+}
+
+/// Files with types that are not supported yet: refused by name, before anything is loaded.
+pub fn check_unsupported(factory: Factory<'_>) {
+    let (_, models) = split_by_support();
+    assert_eq!(models.len(), 3, "unsupported fixture models");
+    for model in models {
+        let error = factory(&model.path(), EngineOptions::default())
+            .err()
+            .unwrap_or_else(|| panic!("{}", model.file));
+        let Error::Backend(backend::Error::UnsupportedType { tensor, ty, .. }) = &error else {
+            panic!("{}: {error}", model.file);
+        };
+        assert!(model.tensor_types.contains_key(*ty), "{}: {ty} of {:?}", model.file, model.tensor_types);
+        assert!(tensor.ends_with(".weight"), "{}: {tensor}", model.file);
+    }
+}
+
+/// The demo model, where `cargo xtask setup` has put it.
+pub fn demo_model() -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+    let path = cache.join("oxwarp/SmolLM2-135M-Instruct.Q4_1.gguf");
+    path.is_file().then_some(path)
+}
+
+/// The demo model's greedy runs, its sixteen largest logits and the logarithm of all exponentials' sum.
+pub fn check_demo(factory: Factory<'_>, bounds: Bounds) {
+    let Some(path) = demo_model() else {
+        println!("the demo model is not in the cache: nothing checked");
+        return;
+    };
+    let golden = goldens().smollm2;
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), golden.bytes, "bytes of the demo model");
+    let mut runner = factory(&path, EngineOptions::default()).unwrap();
+    assert_eq!(golden.greedy.len(), 4, "greedy runs");
+    for (run, greedy) in golden.greedy.iter().enumerate() {
+        check_greedy_run(&mut *runner, greedy, &format!("run {run} of the demo model"));
+    }
+
+    runner.reset();
+    let forced = golden.forced;
+    let mut differences = Vec::new();
+    let mut check_row = |position: usize, logits: &[f32]| {
+        let top = forced.top16_ids[position].iter().zip(&forced.top16_logits[position]);
+        differences.extend(top.map(|(id, expected)| f64::from(logits[*id]) - expected));
+        let sum: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+        differences.push(sum.ln() - forced.logsumexp[position]);
+    };
+    runner.forward_each(&forced.tokens, &mut check_row).unwrap();
+    assert_eq!(differences.len(), 40 * 17);
+    let max = differences.iter().fold(0.0, |max, difference| f64::max(max, difference.abs()));
+    let rms = (differences.iter().map(|d| d * d).sum::<f64>() / differences.len() as f64).sqrt();
+    println!("demo model: max {max:.2e}, rms {rms:.2e}");
+    // The golden numbers are rounded to five places.
+    assert!(
+        max <= bounds.max + 5e-6 && rms <= bounds.rms + 5e-6,
+        "max {max:.2e}, rms {rms:.2e}: not {bounds:?}"
+    );
+}
+
+/// Loads `path` on back end `b`.
+pub fn load<B: Backend + 'static>(
+    b: B,
+    path: &Path,
+    options: EngineOptions,
+) -> Result<Box<dyn Runner>, Error> {
+    let file = Arc::new(MappedFile::open(path).unwrap());
+    let gguf = Gguf::parse(file.bytes())?;
+    Ok(Box::new(Engine::load(b, Arc::clone(&file), &gguf, options, &mut |_| ())?))
+}
+
+fn on_cpu(path: &Path, options: EngineOptions) -> Result<Box<dyn Runner>, Error> {
+    load(Cpu::new(CpuOptions::default())?, path, options)
+}
+
+#[test]
+fn forced_logits_on_the_cpu_with_each_instruction_set() {
+    for isa in Isa::all() {
+        println!("{}", isa.name());
+        let with_isa = |path: &Path, options: EngineOptions| {
+            load(Cpu::new(CpuOptions { isa: Some(isa), ..CpuOptions::default() })?, path, options)
+        };
+        check_forced(&with_isa, Bounds::F32);
+    }
+}
+
+#[test]
+fn greedy_tokens_on_the_cpu() {
+    check_greedy(&on_cpu);
+}
+
+#[test]
+fn unsupported_types_are_refused_on_the_cpu() {
+    check_unsupported(&on_cpu);
+}
+
+#[test]
+fn demo_model_on_the_cpu() {
+    check_demo(&on_cpu, Bounds::F32);
+}
