@@ -6,7 +6,7 @@ use syn::{Expr, Ident, Token};
 
 /// What a `#[kernel(...)]` states; expressions stay as written and are evaluated by the compiler.
 #[derive(Default)]
-pub struct Attribute {
+pub struct Statement {
     pub threads: Option<Expr>,
     pub shared: Option<Expr>,
     pub min_blocks: Option<Expr>,
@@ -16,19 +16,19 @@ pub struct Attribute {
     pub pdl: bool,
 }
 
-impl Parse for Attribute {
+impl Parse for Statement {
     fn parse(input: ParseStream) -> syn::Result<Self> {
-        let mut attribute = Attribute::default();
+        let mut statement = Statement::default();
         while !input.is_empty() {
             let name: Ident = input.parse()?;
             match name.to_string().as_str() {
-                "threads" => set(&mut attribute.threads, &name, input)?,
-                "shared" => set(&mut attribute.shared, &name, input)?,
-                "min_blocks" => set(&mut attribute.min_blocks, &name, input)?,
-                "max_regs" => set(&mut attribute.max_regs, &name, input)?,
-                "cluster" => set(&mut attribute.cluster, &name, input)?,
-                "allow_local" => attribute.allow_local = true,
-                "pdl" => attribute.pdl = true,
+                "threads" => set(&mut statement.threads, &name, input)?,
+                "shared" => set(&mut statement.shared, &name, input)?,
+                "min_blocks" => set(&mut statement.min_blocks, &name, input)?,
+                "max_regs" => set(&mut statement.max_regs, &name, input)?,
+                "cluster" => set(&mut statement.cluster, &name, input)?,
+                "allow_local" => statement.allow_local = true,
+                "pdl" => statement.pdl = true,
                 _ => {
                     return Err(syn::Error::new(
                         name.span(),
@@ -43,10 +43,10 @@ impl Parse for Attribute {
                 input.parse::<Token![,]>()?;
             }
         }
-        if attribute.threads.is_none() {
+        if statement.threads.is_none() {
             return Err(syn::Error::new(Span::call_site(), "#[kernel] needs `threads = N`"));
         }
-        Ok(attribute)
+        Ok(statement)
     }
 }
 

@@ -2,9 +2,9 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
-use syn::{FnArg, GenericArgument, Ident, ItemFn, Pat, PathArguments, ReturnType, Type};
+use syn::{Attribute, FnArg, GenericArgument, Ident, ItemFn, Pat, PathArguments, ReturnType, Type};
 
-use crate::attribute::Attribute;
+use crate::attribute::Statement;
 
 /// One parameter of a kernel.
 struct Param {
@@ -21,12 +21,12 @@ enum Kind {
     Scalar,
 }
 
-pub fn expand(attribute: &Attribute, item: &ItemFn) -> syn::Result<TokenStream> {
+pub fn expand(statement: &Statement, item: &ItemFn) -> syn::Result<TokenStream> {
     check_signature(item)?;
     let params = item.sig.inputs.iter().map(param).collect::<syn::Result<Vec<_>>>()?;
     let gpu = gpu_entry(item);
     let launch_struct = launch_struct(item, &params);
-    let launch_impl = launch_impl(attribute, item, &params);
+    let launch_impl = launch_impl(statement, item, &params);
     Ok(quote! { #gpu #launch_struct #launch_impl })
 }
 
@@ -85,13 +85,15 @@ fn gpu_entry(item: &ItemFn) -> TokenStream {
     quote! {
         #(#attrs)*
         #[cfg(target_arch = "nvptx64")]
+        #[allow(clippy::too_many_arguments)]
         #[unsafe(no_mangle)]
         #vis extern "ptx-kernel" fn #name(#inputs) #block
     }
 }
 
 fn launch_struct(item: &ItemFn, params: &[Param]) -> TokenStream {
-    let (attrs, vis, name) = (&item.attrs, &item.vis, &item.sig.ident);
+    let (docs, _) = split_docs(item);
+    let (vis, name) = (&item.vis, &item.sig.ident);
     let lifetime = has_views(params).then(|| quote!(<'a>));
     let fields = params.iter().map(|Param { name, ty, kind }| {
         let doc = format!("Parameter `{name}` of the kernel.");
@@ -105,21 +107,27 @@ fn launch_struct(item: &ItemFn, params: &[Param]) -> TokenStream {
         quote! { #[doc = #doc] pub #name: #ty }
     });
     quote! {
-        #(#attrs)*
+        #(#docs)*
         #[cfg(not(target_arch = "nvptx64"))]
         #[allow(non_camel_case_types)]
         #vis struct #name #lifetime { #(#fields),* }
     }
 }
 
+/// The documentation, which goes to the launch struct, and the other attributes, which go to the body.
+fn split_docs(item: &ItemFn) -> (Vec<&Attribute>, Vec<&Attribute>) {
+    item.attrs.iter().partition(|attribute| attribute.path().is_ident("doc"))
+}
+
 fn has_views(params: &[Param]) -> bool {
     params.iter().any(|param| !matches!(param.kind, Kind::Scalar))
 }
 
-fn launch_impl(attribute: &Attribute, item: &ItemFn, params: &[Param]) -> TokenStream {
+fn launch_impl(statement: &Statement, item: &ItemFn, params: &[Param]) -> TokenStream {
     let (name, inputs, block) = (&item.sig.ident, &item.sig.inputs, &item.block);
+    let (_, attrs) = split_docs(item);
     let anonymous = has_views(params).then(|| quote!(<'_>));
-    let meta = meta(attribute, name, params);
+    let meta = meta(statement, name, params);
     let words = params.iter().map(argument_word);
     let binds = params.iter().enumerate().filter_map(|(index, param)| bind(index, param));
     let arguments = params.iter().map(|param| match param.kind {
@@ -135,6 +143,8 @@ fn launch_impl(attribute: &Attribute, item: &ItemFn, params: &[Param]) -> TokenS
     quote! {
         #[cfg(not(target_arch = "nvptx64"))]
         const _: () = {
+            #(#attrs)*
+            #[allow(clippy::too_many_arguments)]
             #[inline(always)]
             fn body(#inputs) #block
 
@@ -161,8 +171,8 @@ fn launch_impl(attribute: &Attribute, item: &ItemFn, params: &[Param]) -> TokenS
     }
 }
 
-fn meta(attribute: &Attribute, name: &Ident, params: &[Param]) -> TokenStream {
-    let Attribute { threads, shared, min_blocks, max_regs, cluster, allow_local, pdl } = attribute;
+fn meta(statement: &Statement, name: &Ident, params: &[Param]) -> TokenStream {
+    let Statement { threads, shared, min_blocks, max_regs, cluster, allow_local, pdl } = statement;
     let name = name.to_string();
     let params = params.iter().map(|Param { name, ty, kind }| {
         let name = name.to_string();

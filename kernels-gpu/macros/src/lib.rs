@@ -30,7 +30,7 @@ use syn::{ItemFn, parse_macro_input};
 /// `Out<T>` and `InOut<T>`: `&mut DeviceSlice<T>`; scalars by value) that implements `Launch`.
 #[proc_macro_attribute]
 pub fn kernel(attribute: TokenStream, item: TokenStream) -> TokenStream {
-    let attribute = parse_macro_input!(attribute as attribute::Attribute);
+    let statement = parse_macro_input!(attribute as attribute::Statement);
     let item = parse_macro_input!(item as ItemFn);
-    expand::expand(&attribute, &item).unwrap_or_else(syn::Error::into_compile_error).into()
+    expand::expand(&statement, &item).unwrap_or_else(syn::Error::into_compile_error).into()
 }

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
 
+use super::check::{Clock, Counter, SharedShadow, global_tag};
 use super::run::Launched;
 use super::violation::{Block, Fault, Site, State, Violation};
 use super::words::warp_word;
@@ -95,6 +96,8 @@ pub struct Thread {
     result: Cell<u32>,
     /// Tiles that the thread has carved.
     pub n_tiles: Cell<u32>,
+    /// Whether the thread has said `pdl::wait`.
+    pub waited: Cell<bool>,
     yielder: Cell<*const Yielder<(), ()>>,
     block: Cell<*const BlockState>,
 }
@@ -105,6 +108,25 @@ pub struct BlockState {
     pub index: Block,
     /// First byte of shared memory.
     pub shared: *mut u8,
+    /// What tells this launch and block from others in the cells of global memory.
+    pub tag: u64,
+    pub clock: Clock,
+    pub shadow: SharedShadow,
+    pub counter: Counter,
+}
+
+impl Default for BlockState {
+    fn default() -> Self {
+        Self {
+            launched: std::ptr::null(),
+            index: Block::default(),
+            shared: std::ptr::null_mut(),
+            tag: 0,
+            clock: Clock::default(),
+            shadow: SharedShadow::default(),
+            counter: Counter::default(),
+        }
+    }
 }
 
 thread_local! {
@@ -185,26 +207,36 @@ pub struct Worker {
     running: Vec<Option<ThreadCoroutine>>,
     free_stacks: Vec<DefaultStack>,
     shared: SharedMemory,
+    block: Box<BlockState>,
 }
 
 // SAFETY: between launches a worker holds free stacks and plain memory only; during one it stays on its thread.
 unsafe impl Send for Worker {}
 
 impl Worker {
+    /// What its blocks count.
+    pub fn counter(&self) -> &Counter {
+        &self.block.counter
+    }
+
     /// Runs one block to its end, or to its first violation.
     pub fn run_block(&mut self, launched: &Launched<'_>, linear: u64) -> Result<(), Violation> {
         let n_threads = launched.meta.threads as usize;
-        let state = BlockState {
-            launched: std::ptr::from_ref(launched).cast(),
-            index: launched.block_index(linear),
-            shared: self.shared.fresh(launched.meta.shared_bytes as usize),
-        };
+        let shared_bytes = launched.meta.shared_bytes as usize;
+        self.block.launched = std::ptr::from_ref(launched).cast();
+        self.block.index = launched.block_index(linear);
+        self.block.shared = self.shared.fresh(shared_bytes);
+        if launched.checked {
+            self.block.tag = global_tag(launched.number, linear);
+            self.block.clock.reset();
+            self.block.shadow.reset(shared_bytes);
+        }
         if self.threads.len() < n_threads {
             self.threads = (0..n_threads as u32).map(Thread::new).collect();
         }
         self.running.resize_with(n_threads, || None);
         for thread in &self.threads[..n_threads] {
-            thread.start(&state);
+            thread.start(&self.block);
         }
         let result = self.run_warps(launched, Order::new(launched.seed, linear, n_threads / LANES));
         for coroutine in &mut self.running {
@@ -226,6 +258,9 @@ impl Worker {
             if !open_barrier(threads)? {
                 return Ok(());
             }
+            if launched.checked {
+                self.block.clock.barrier();
+            }
         }
     }
 
@@ -237,8 +272,11 @@ impl Worker {
                     self.resume(launched, first + lane)?;
                 }
             }
-            if !say_warp_word(&self.threads[first..first + LANES])? {
-                return Ok(());
+            self.block.counter.warp_stops();
+            match say_warp_word(&self.threads[first..first + LANES])? {
+                Some(Word::Sync) if launched.checked => self.block.clock.warp_sync(first / LANES),
+                Some(_) => {}
+                None => return Ok(()),
             }
         }
     }
@@ -284,6 +322,7 @@ impl Thread {
             stop: Cell::new(Stop::Turn),
             result: Cell::new(0),
             n_tiles: Cell::new(0),
+            waited: Cell::new(false),
             yielder: Cell::new(std::ptr::null()),
             block: Cell::new(std::ptr::null()),
         }
@@ -292,6 +331,7 @@ impl Thread {
     fn start(&self, block: &BlockState) {
         self.stop.set(Stop::Turn);
         self.n_tiles.set(0);
+        self.waited.set(false);
         self.block.set(block);
     }
 
@@ -307,13 +347,13 @@ impl Thread {
     }
 }
 
-/// Carries out the warp word at which the lanes wait. False if they wait at none.
-fn say_warp_word(lanes: &[Thread]) -> Result<bool, Violation> {
+/// Carries out the warp word at which the lanes wait, if they wait at one.
+fn say_warp_word(lanes: &[Thread]) -> Result<Option<Word>, Violation> {
     let first = lanes.iter().find_map(|thread| match thread.stop.get() {
         Stop::Warp(call) => Some((thread, call)),
         _ => None,
     });
-    let Some((first, call)) = first else { return Ok(false) };
+    let Some((first, call)) = first else { return Ok(None) };
     let mut calls = [call; LANES];
     for (thread, slot) in lanes.iter().zip(&mut calls) {
         match thread.stop.get() {
@@ -332,7 +372,7 @@ fn say_warp_word(lanes: &[Thread]) -> Result<bool, Violation> {
         thread.result.set(result);
         thread.stop.set(Stop::Turn);
     }
-    Ok(true)
+    Ok(Some(call.word))
 }
 
 /// Opens the barrier at which all threads wait. False if all have returned.

@@ -3,8 +3,10 @@
 use std::alloc::Layout;
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::check::{CellStore, WrittenMap};
 use crate::launch::DeviceMemory;
 
 /// Allocations are aligned as `cuMemAlloc` aligns them.
@@ -20,6 +22,12 @@ pub struct Heap {
 pub struct Allocation {
     base: NonNull<u8>,
     layout: Layout,
+    /// What has been written; in checked mode.
+    pub written: WrittenMap,
+    /// Who accessed what last; in checked mode.
+    pub cells: CellStore,
+    /// The last launch that may have written it, counted from 1.
+    pub last_writer: AtomicU64,
 }
 
 // SAFETY: plain memory; see `Allocation` for how it is accessed.
@@ -36,12 +44,18 @@ impl Allocation {
         let base = NonNull::new(unsafe { std::alloc::alloc(layout) })?;
         // SAFETY: just allocated with this size.
         unsafe { base.write_bytes(0xff, layout.size()) };
-        Some(Self { base, layout })
+        let written = WrittenMap::new(layout.size());
+        Some(Self { base, layout, written, cells: CellStore::default(), last_writer: AtomicU64::new(0) })
     }
 
     /// First byte.
     pub fn base(&self) -> *mut u8 {
         self.base.as_ptr()
+    }
+
+    /// Number of bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.layout.size()
     }
 
     /// Address of the first byte.
@@ -71,7 +85,7 @@ impl Heap {
         let allocations = self.allocations.read().unwrap_or_else(PoisonError::into_inner);
         let (_, allocation) = allocations.range(..=address).next_back()?;
         let offset = usize::try_from(address - allocation.address()).ok()?;
-        (offset.checked_add(bytes)? <= allocation.layout.size()).then(|| Arc::clone(allocation))
+        (offset.checked_add(bytes)? <= allocation.size_bytes()).then(|| Arc::clone(allocation))
     }
 }
 

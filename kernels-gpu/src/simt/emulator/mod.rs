@@ -2,12 +2,14 @@
 //! barriers and warp words.
 
 mod block;
+mod check;
 mod heap;
 mod run;
 mod view;
 mod violation;
 pub(super) mod words;
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Launch, Purpose};
@@ -15,16 +17,27 @@ use crate::simt::Element;
 
 pub use block::Word;
 use block::Worker;
-use heap::Heap;
+pub use check::{LaunchReport, SiteReport, Space};
+use heap::{Allocation, Heap};
 pub use run::{Bound, Run};
 pub use violation::{Access, Block, Fault, Other, Site, State, View, Violation};
 
 /// A device that runs kernels on the CPU.
+///
+/// Launches take place at once. Those of one emulator are meant to be made by one thread; memory that two threads
+/// launch on at the same time is not checked for races between the launches.
 pub struct Emulator {
     heap: Arc<Heap>,
+    checked: bool,
+    counted: bool,
     seed: u64,
     n_workers: usize,
     idle: Mutex<Vec<Worker>>,
+    /// Launches so far.
+    n_launches: AtomicU64,
+    /// The last launch that on a GPU would have ended by now, given programmatic dependent launch.
+    ended_launch: AtomicU64,
+    report: Mutex<Option<LaunchReport>>,
 }
 
 /// What can go wrong on the emulator.
@@ -42,6 +55,24 @@ pub enum Error {
         param: &'static str,
         /// Address that was passed.
         address: u64,
+    },
+    /// A launch has more blocks than checked mode can tell apart.
+    #[error("{kernel}: {n_blocks} blocks; checked mode can tell {max} apart")]
+    GridTooLarge {
+        /// Name of the kernel.
+        kernel: &'static str,
+        /// Blocks of the launch.
+        n_blocks: u64,
+        /// Blocks at most.
+        max: u64,
+    },
+    /// Memory is copied to the host that nothing has written.
+    #[error("element {index} of a span of {len} is copied to the host, but nothing has written it")]
+    Unwritten {
+        /// The first such element.
+        index: usize,
+        /// Elements of the span.
+        len: usize,
     },
     /// The machine has no memory left.
     #[error("no memory for {bytes} bytes ({purpose:?})")]
@@ -66,10 +97,40 @@ impl Default for Emulator {
 }
 
 impl Emulator {
-    /// An emulator that checks bounds, alignment, barriers and warp words.
+    /// An emulator that checks every access.
     pub fn checked() -> Self {
-        let n_workers = rayon::current_num_threads();
-        Self { heap: Arc::default(), seed: 0, n_workers, idle: Mutex::default() }
+        Self::new(true)
+    }
+
+    /// An emulator for long runs: it checks bounds, alignment, barriers and warp words, but neither races nor
+    /// reads of unwritten memory.
+    pub fn fast() -> Self {
+        Self::new(false)
+    }
+
+    fn new(checked: bool) -> Self {
+        Self {
+            heap: Arc::default(),
+            checked,
+            counted: false,
+            seed: 0,
+            n_workers: rayon::current_num_threads(),
+            idle: Mutex::default(),
+            n_launches: AtomicU64::new(0),
+            ended_launch: AtomicU64::new(0),
+            report: Mutex::default(),
+        }
+    }
+
+    /// The same, checked, and counting memory transactions; see [`Emulator::report`]. Slow.
+    #[must_use]
+    pub fn counting(self) -> Self {
+        Self { checked: true, counted: true, ..self }
+    }
+
+    /// What the last launch asked of memory, if this emulator is [`counting`](Emulator::counting).
+    pub fn report(&self) -> Option<LaunchReport> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The same with another order of blocks, warps and lanes. Zero, the default, is the order of their indices.
@@ -92,14 +153,25 @@ impl Emulator {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
     }
 
-    /// First byte of a span of this emulator's memory.
+    /// Counts a launch. One without programmatic dependent launch begins when all before it have ended.
+    fn start_launch(&self, pdl: bool) -> u64 {
+        let number = 1 + self.n_launches.fetch_add(1, Relaxed);
+        if !pdl {
+            self.ended_launch.store(number - 1, Relaxed);
+        }
+        number
+    }
+
+    /// A span of this emulator's memory: its allocation, and its first byte in it. All launches have ended.
     ///
     /// # Panics
     /// If it is none.
-    fn memory<T: Element>(&self, span: &DeviceSlice<T>) -> *mut u8 {
+    fn memory<T: Element>(&self, span: &DeviceSlice<T>) -> (Arc<Allocation>, usize) {
+        self.ended_launch.store(self.n_launches.load(Relaxed), Relaxed);
         let allocation = self.heap.find(span.address(), span.size_bytes());
         let allocation = allocation.unwrap_or_else(|| panic!("{span:?} is not in this emulator's memory"));
-        allocation.base().wrapping_add((span.address() - allocation.address()) as usize)
+        let offset = (span.address() - allocation.address()) as usize;
+        (allocation, offset)
     }
 }
 
@@ -116,21 +188,37 @@ impl Device for Emulator {
 
     fn copy_in<T: Element>(&self, dst: &mut DeviceSlice<T>, src: &[T]) -> Result<(), Error> {
         assert_eq!(dst.len(), src.len(), "elements of the device slice and of the source");
+        let (allocation, offset) = self.memory(dst);
+        let first = allocation.base().wrapping_add(offset);
         // SAFETY: `memory` found the span; it is borrowed exclusively, so no kernel or copy uses it now.
-        unsafe { self.memory(dst).copy_from_nonoverlapping(src.as_ptr().cast(), dst.size_bytes()) };
+        unsafe { first.copy_from_nonoverlapping(src.as_ptr().cast(), dst.size_bytes()) };
+        if self.checked {
+            allocation.written.mark(offset..offset + dst.size_bytes());
+        }
         Ok(())
     }
 
     fn copy_out<T: Element>(&self, src: &DeviceSlice<T>, dst: &mut [T]) -> Result<(), Error> {
         assert_eq!(src.len(), dst.len(), "elements of the device slice and of the destination");
+        let (allocation, offset) = self.memory(src);
+        if self.checked
+            && let Some(byte) = allocation.written.first_unwritten(offset..offset + src.size_bytes())
+        {
+            return Err(Error::Unwritten { index: (byte - offset) / size_of::<T>(), len: src.len() });
+        }
+        let first = allocation.base().wrapping_add(offset);
         // SAFETY: `memory` found the span; while it is borrowed, no kernel or copy writes it.
-        unsafe { self.memory(src).copy_to_nonoverlapping(dst.as_mut_ptr().cast(), src.size_bytes()) };
+        unsafe { first.copy_to_nonoverlapping(dst.as_mut_ptr().cast(), src.size_bytes()) };
         Ok(())
     }
 
     fn zero<T: Element>(&self, dst: &mut DeviceSlice<T>) -> Result<(), Error> {
+        let (allocation, offset) = self.memory(dst);
         // SAFETY: as in `copy_in`.
-        unsafe { self.memory(dst).write_bytes(0, dst.size_bytes()) };
+        unsafe { allocation.base().wrapping_add(offset).write_bytes(0, dst.size_bytes()) };
+        if self.checked {
+            allocation.written.mark(offset..offset + dst.size_bytes());
+        }
         Ok(())
     }
 

@@ -1,14 +1,16 @@
 //! One launch: its parameters, and its blocks on the threads of the machine.
 
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::block::mix;
+use super::check::{Cells, LaunchReport, MAX_BLOCKS};
 use super::heap::Allocation;
 use super::view::Global;
-use super::violation::Block;
+use super::violation::{Block, Fault, Site, Violation};
 use super::{Emulator, Error};
-use crate::launch::{DeviceSlice, Grid, KernelMeta, MAX_PARAMS};
+use crate::launch::{DeviceSlice, Grid, KernelMeta, ParamKind};
 use crate::simt::{Element, In, InOut, Out};
 
 /// Workers of a launch at most: each keeps a stack, that is two memory maps, for each thread of a block, and
@@ -18,8 +20,37 @@ const MAX_WORKERS: usize = 16;
 /// A view among the parameters of a launch.
 pub struct Param {
     pub name: &'static str,
-    #[allow(dead_code)]
-    allocation: Arc<Allocation>,
+    pub base: *mut u8,
+    pub bytes: usize,
+    pub allocation: Arc<Allocation>,
+    /// First byte of the view in its allocation.
+    pub offset: usize,
+    /// Whether accesses are checked beyond bounds and alignment, or counted.
+    pub watched: bool,
+    /// Whether nothing of it was unwritten when the launch began.
+    pub all_written: bool,
+    /// Whether a parameter of the launch that may be written overlaps it.
+    pub may_be_written: bool,
+    /// Whether a launch that need not have ended before this one may have written it.
+    pub written_before_wait: bool,
+    /// Records of accesses, if the launch may write it.
+    pub cells: Option<Arc<Cells>>,
+    kind: ParamKind,
+    element_bytes: usize,
+}
+
+// SAFETY: of a launch, which only reads it; the memory at `base` is accessed by atomic operations.
+unsafe impl Sync for Param {}
+
+impl Param {
+    fn writes(&self) -> bool {
+        self.kind != ParamKind::In
+    }
+
+    fn overlaps(&self, other: &Param) -> bool {
+        let (start, other_start) = (self.base.addr(), other.base.addr());
+        start < other_start + other.bytes && other_start < start + self.bytes
+    }
 }
 
 /// A launch in preparation; `#[kernel]` binds the parameters and executes it.
@@ -27,20 +58,20 @@ pub struct Run<'a> {
     emulator: &'a Emulator,
     meta: &'static KernelMeta,
     grid: Grid,
-    // Views point into it: allocated once, never moved.
     params: Vec<Param>,
 }
 
 /// A parameter that has been bound; gives the view that the kernel's body takes.
 pub struct Bound<T, V> {
-    global: Global<T>,
+    index: usize,
     wrap: fn(Global<T>) -> V,
+    marker: PhantomData<fn() -> T>,
 }
 
 impl<T: Element, V> Bound<T, V> {
-    /// The view.
+    /// The view, for the emulated thread that is running.
     pub fn view(&self) -> V {
-        (self.wrap)(self.global)
+        (self.wrap)(Global::of_param(self.index))
     }
 }
 
@@ -48,8 +79,14 @@ impl<T: Element, V> Bound<T, V> {
 pub struct Launched<'a> {
     pub meta: &'static KernelMeta,
     pub grid: Grid,
+    /// Counts the launches of the emulator, from 1.
+    pub number: u64,
+    pub checked: bool,
     pub seed: u64,
     pub body: &'a (dyn Fn() + Sync),
+    params: &'a [Param],
+    /// Whether a thread has said `pdl::wait`.
+    waited: AtomicBool,
 }
 
 impl Launched<'_> {
@@ -58,11 +95,23 @@ impl Launched<'_> {
         let (x, y) = (u64::from(self.grid.x), u64::from(self.grid.y));
         Block { x: (linear % x) as u32, y: (linear / x % y) as u32, z: (linear / x / y) as u32 }
     }
+
+    /// The view that was bound as number `index`.
+    pub fn param(&self, index: usize) -> &Param {
+        &self.params[index]
+    }
+
+    /// A thread says `pdl::wait`.
+    pub fn note_wait(&self) {
+        if !self.waited.load(Relaxed) {
+            self.waited.store(true, Relaxed);
+        }
+    }
 }
 
 impl<'a> Run<'a> {
     pub(super) fn new(emulator: &'a Emulator, meta: &'static KernelMeta, grid: Grid) -> Self {
-        Self { emulator, meta, grid, params: Vec::with_capacity(MAX_PARAMS) }
+        Self { emulator, meta, grid, params: Vec::new() }
     }
 
     /// Binds parameter `index`.
@@ -74,7 +123,7 @@ impl<'a> Run<'a> {
         index: usize,
         span: &DeviceSlice<T>,
     ) -> Result<Bound<T, In<T>>, Error> {
-        Ok(Bound { global: self.bind(index, span)?, wrap: In })
+        Ok(Bound { index: self.bind(index, span)?, wrap: In, marker: PhantomData })
     }
 
     /// Binds parameter `index`.
@@ -86,7 +135,7 @@ impl<'a> Run<'a> {
         index: usize,
         span: &DeviceSlice<T>,
     ) -> Result<Bound<T, Out<T>>, Error> {
-        Ok(Bound { global: self.bind(index, span)?, wrap: Out })
+        Ok(Bound { index: self.bind(index, span)?, wrap: Out, marker: PhantomData })
     }
 
     /// Binds parameter `index`.
@@ -98,51 +147,131 @@ impl<'a> Run<'a> {
         index: usize,
         span: &DeviceSlice<T>,
     ) -> Result<Bound<T, InOut<T>>, Error> {
-        Ok(Bound { global: self.bind(index, span)?, wrap: InOut })
+        Ok(Bound { index: self.bind(index, span)?, wrap: InOut, marker: PhantomData })
     }
 
-    fn bind<T: Element>(&mut self, index: usize, span: &DeviceSlice<T>) -> Result<Global<T>, Error> {
-        let name = self.meta.params[index].name;
-        let allocation = self.emulator.heap.find(span.address(), span.size_bytes()).ok_or_else(|| {
-            Error::ForeignMemory { kernel: self.meta.name, param: name, address: span.address() }
+    fn bind<T: Element>(&mut self, index: usize, span: &DeviceSlice<T>) -> Result<usize, Error> {
+        let meta = &self.meta.params[index];
+        let (address, bytes) = (span.address(), span.size_bytes());
+        let allocation = self.emulator.heap.find(address, bytes).ok_or(Error::ForeignMemory {
+            kernel: self.meta.name,
+            param: meta.name,
+            address,
         })?;
-        let base = allocation.base().wrapping_add((span.address() - allocation.address()) as usize);
-        assert!(self.params.len() < self.params.capacity(), "a kernel has at most {MAX_PARAMS} parameters");
-        self.params.push(Param { name, allocation });
-        let param = &raw const self.params[self.params.len() - 1];
-        Ok(Global::new(base, span.len(), param))
+        let offset = (address - allocation.address()) as usize;
+        self.params.push(Param {
+            name: meta.name,
+            base: allocation.base().wrapping_add(offset),
+            bytes,
+            offset,
+            watched: false,
+            all_written: true,
+            may_be_written: false,
+            written_before_wait: false,
+            cells: None,
+            kind: meta.kind,
+            element_bytes: size_of::<T>(),
+            allocation,
+        });
+        Ok(self.params.len() - 1)
     }
 
     /// Runs `body`, the kernel with its arguments, for every thread of every block.
     ///
     /// # Errors
-    /// A violation; of several, one of those that occurred first.
+    /// A violation; of several, one of those that occurred first. In checked mode also a grid of more blocks than it
+    /// can tell apart.
     pub fn execute(&mut self, body: &(dyn Fn() + Sync)) -> Result<(), Error> {
-        let Emulator { seed, n_workers, .. } = *self.emulator;
-        let launched = Launched { meta: self.meta, grid: self.grid, seed, body };
-        let blocks = Blocks::new(self.grid.n_blocks(), seed);
-        let n_workers = n_workers.min(MAX_WORKERS).min(self.grid.n_blocks() as usize);
-        let violation = Mutex::new(None);
-        let work = || {
-            let mut worker = self.emulator.take_worker();
-            while let Some(linear) = blocks.next() {
-                if let Err(found) = worker.run_block(&launched, linear) {
-                    blocks.stop();
-                    violation.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(found);
-                }
-            }
-            self.emulator.put_worker(worker);
-        };
-        if n_workers <= 1 {
-            work();
-        } else {
-            rayon::scope(|scope| (0..n_workers).for_each(|_| scope.spawn(|_| work())));
+        let (emulator, meta, grid) = (self.emulator, self.meta, self.grid);
+        if emulator.checked && grid.n_blocks() > MAX_BLOCKS {
+            return Err(Error::GridTooLarge {
+                kernel: meta.name,
+                n_blocks: grid.n_blocks(),
+                max: MAX_BLOCKS,
+            });
         }
-        match violation.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(violation) => Err(Error::from(violation)),
-            None => Ok(()),
+        let number = emulator.start_launch(meta.pdl);
+        self.prepare_checks(number);
+        let launched = Launched {
+            meta,
+            grid,
+            number,
+            checked: emulator.checked,
+            seed: emulator.seed,
+            body,
+            params: &self.params,
+            waited: AtomicBool::new(false),
+        };
+        run_blocks(emulator, &launched)?;
+        if emulator.checked && meta.pdl && !launched.waited.load(Relaxed) {
+            let site = Site { file: meta.file, line: meta.line, column: 1 };
+            let (kernel, block) = (meta.name, Block::default());
+            return Err(Violation { kernel, block, thread: 0, fault: Fault::NoWait, site }.into());
+        }
+        Ok(())
+    }
+
+    /// Decides what is to be checked and recorded of each view.
+    fn prepare_checks(&mut self, number: u64) {
+        let (checked, counted) = (self.emulator.checked, self.emulator.counted);
+        let ended = self.emulator.ended_launch.load(Relaxed);
+        for i in 0..self.params.len() {
+            let param = &self.params[i];
+            let may_be_written = self.params.iter().any(|other| other.writes() && other.overlaps(param));
+            let all_written = {
+                let range = param.offset..param.offset + param.bytes;
+                !checked || param.allocation.written.first_unwritten(range).is_none()
+            };
+            let written_before_wait = param.allocation.last_writer.load(Relaxed) > ended;
+            let cells = (checked && may_be_written).then(|| {
+                let of_same_memory = |other: &&Param| Arc::ptr_eq(&other.allocation, &param.allocation);
+                let users = self.params.iter().filter(of_same_memory);
+                let granule = users.map(|user| user.element_bytes).min().unwrap_or(1);
+                param.allocation.cells.get(number, granule, param.allocation.size_bytes())
+            });
+            let param = &mut self.params[i];
+            param.watched =
+                counted || checked && (may_be_written || !all_written || self.meta.pdl || param.writes());
+            param.may_be_written = may_be_written;
+            param.all_written = all_written;
+            param.written_before_wait = written_before_wait;
+            param.cells = cells;
+        }
+        for param in self.params.iter().filter(|param| param.writes()) {
+            param.allocation.last_writer.store(number, Relaxed);
         }
     }
+}
+
+/// Runs all blocks; ends early at a violation.
+fn run_blocks(emulator: &Emulator, launched: &Launched<'_>) -> Result<(), Violation> {
+    let n_blocks = launched.grid.n_blocks();
+    let blocks = Blocks::new(n_blocks, launched.seed);
+    let report = LaunchReport { kernel: launched.meta.name, grid: launched.grid, sites: Vec::new() };
+    let outcome = Mutex::new((None, report));
+    let work = || {
+        let mut worker = emulator.take_worker();
+        worker.counter().start(emulator.counted);
+        while let Some(linear) = blocks.next() {
+            if let Err(violation) = worker.run_block(launched, linear) {
+                blocks.stop();
+                outcome.lock().unwrap_or_else(PoisonError::into_inner).0.get_or_insert(violation);
+            }
+        }
+        worker.counter().add_to(&mut outcome.lock().unwrap_or_else(PoisonError::into_inner).1);
+        emulator.put_worker(worker);
+    };
+    let n_workers = emulator.n_workers.min(MAX_WORKERS).min(n_blocks as usize);
+    if n_workers <= 1 {
+        work();
+    } else {
+        rayon::scope(|scope| (0..n_workers).for_each(|_| scope.spawn(|_| work())));
+    }
+    let (violation, report) = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if emulator.counted {
+        *emulator.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    }
+    violation.map_or(Ok(()), Err)
 }
 
 /// The blocks that are still to run, in an order drawn from the seed (that of their index for seed 0).

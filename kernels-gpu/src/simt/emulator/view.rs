@@ -5,8 +5,9 @@ use std::panic::Location;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::block::current;
+use super::check::{Carved, GlobalAccess, SharedAccess, check_global};
 use super::run::Param;
-use super::violation::{Fault, View};
+use super::violation::{Access, Fault, View};
 use crate::simt::Element;
 use crate::simt::shared::TILE_ALIGN;
 
@@ -26,15 +27,12 @@ impl<T> Clone for Global<T> {
 
 impl<T> Copy for Global<T> {}
 
-// SAFETY: the memory lives as long as the launch, for which alone the launcher makes these handles, and is
-// accessed by atomic operations only.
-unsafe impl<T> Sync for Global<T> {}
-
 /// An array in shared memory of the running block.
 pub struct Local<T> {
     base: *mut u8,
     len: usize,
     number: u32,
+    checked: bool,
     marker: PhantomData<T>,
 }
 
@@ -69,40 +67,58 @@ impl Carver {
             thread.violate(Fault::SharedOverflow { view, end, stated }, Location::caller());
         }
         self.offset = end.next_multiple_of(TILE_ALIGN);
-        let base = thread.block().shared.wrapping_add(start);
-        Local { base, len: n, number, marker: PhantomData }
+        let (block, checked) = (thread.block(), thread.launched().checked);
+        if checked {
+            let tile = Carved { start, end, element_bytes: size_of::<T>() };
+            block.shadow.carve(thread, number, tile, Location::caller());
+        }
+        Local { base: block.shared.wrapping_add(start), len: n, number, checked, marker: PhantomData }
     }
 }
 
 impl<T: Element> Global<T> {
-    /// The first `len` elements from `base` on, which belong to parameter `param`.
-    pub(super) fn new(base: *mut u8, len: usize, param: *const Param) -> Self {
-        Self { base, len, param, marker: PhantomData }
+    /// The array that is parameter `index` of the running launch.
+    pub(super) fn of_param(index: usize) -> Self {
+        let param = current().launched().param(index);
+        Self { base: param.base, len: param.bytes / size_of::<T>(), param, marker: PhantomData }
+    }
+
+    fn param(&self) -> &Param {
+        // SAFETY: the parameters live as long as the launch, for which alone views are made.
+        unsafe { &*self.param }
     }
 
     fn view(self) -> View {
-        // SAFETY: the parameters live as long as the launch.
-        View::Param(unsafe { (*self.param).name })
+        View::Param(self.param().name)
     }
 
     /// Address of element `i`, after checking an access of `N` elements there.
     #[inline(always)]
     #[track_caller]
-    fn at<const N: usize>(self, i: usize) -> *mut u8 {
+    fn at<const N: usize>(self, i: usize, access: Access) -> *mut u8 {
         check_place::<T, N>(self.base, self.len, i, || self.view());
-        self.base.wrapping_add(i * size_of::<T>())
+        let address = self.base.wrapping_add(i * size_of::<T>());
+        if self.param().watched {
+            let access = GlobalAccess { access, index: i, count: N, element_bytes: size_of::<T>() };
+            check_global(current(), self.param(), access, Location::caller());
+        }
+        address
     }
 
     #[inline(always)]
     #[track_caller]
     pub fn load<const N: usize>(self, i: usize) -> [T; N] {
         // SAFETY: `at` checked bounds and alignment.
-        unsafe { read_shared_between_threads(self.at::<N>(i)) }
+        unsafe { read_shared_between_threads(self.at::<N>(i, Access::Read)) }
     }
 
     #[inline(always)]
     #[track_caller]
     pub fn load_stream<const N: usize>(self, i: usize) -> [T; N] {
+        if self.param().may_be_written {
+            let fault = Fault::StreamOfWritten { view: self.view(), index: i };
+            current().violate(fault, Location::caller());
+        }
         self.load::<N>(i)
     }
 
@@ -110,7 +126,7 @@ impl<T: Element> Global<T> {
     #[track_caller]
     pub fn store<const N: usize>(self, i: usize, values: [T; N]) {
         // SAFETY: `at` checked bounds and alignment.
-        unsafe { write_shared_between_threads(self.at::<N>(i), values) }
+        unsafe { write_shared_between_threads(self.at::<N>(i, Access::Write), values) }
     }
 }
 
@@ -122,23 +138,32 @@ impl<T: Element> Local<T> {
     /// Address of element `i`, after checking an access of `N` elements there.
     #[inline(always)]
     #[track_caller]
-    fn at<const N: usize>(self, i: usize) -> *mut u8 {
+    fn at<const N: usize>(self, i: usize, access: Access) -> *mut u8 {
         check_place::<T, N>(self.base, self.len, i, || self.view());
-        self.base.wrapping_add(i * size_of::<T>())
+        let address = self.base.wrapping_add(i * size_of::<T>());
+        if self.checked {
+            let thread = current();
+            let block = thread.block();
+            let start = address.addr() - block.shared.addr();
+            let (tile, element_bytes) = (self.number, size_of::<T>());
+            let access = SharedAccess { access, tile, start, index: i, count: N, element_bytes };
+            block.shadow.check(thread, access, Location::caller());
+        }
+        address
     }
 
     #[inline(always)]
     #[track_caller]
     pub fn load<const N: usize>(self, i: usize) -> [T; N] {
         // SAFETY: `at` checked the bounds; elements are plain bits; the block runs on one thread.
-        unsafe { self.at::<N>(i).cast::<[T; N]>().read_unaligned() }
+        unsafe { self.at::<N>(i, Access::Read).cast::<[T; N]>().read_unaligned() }
     }
 
     #[inline(always)]
     #[track_caller]
     pub fn store<const N: usize>(self, i: usize, values: [T; N]) {
         // SAFETY: as in `load`.
-        unsafe { self.at::<N>(i).cast::<[T; N]>().write_unaligned(values) }
+        unsafe { self.at::<N>(i, Access::Write).cast::<[T; N]>().write_unaligned(values) }
     }
 }
 
@@ -212,7 +237,7 @@ macro_rules! atomics {
             #[track_caller]
             fn atomic(&self, i: usize) -> &AtomicU32 {
                 // SAFETY: `at` checked the bounds; u32 arrays are aligned.
-                unsafe { AtomicU32::from_ptr(self.at::<1>(i).cast()) }
+                unsafe { AtomicU32::from_ptr(self.at::<1>(i, Access::Atomic).cast()) }
             }
 
             #[track_caller]
@@ -235,7 +260,7 @@ macro_rules! atomics {
             #[track_caller]
             pub fn atomic_add_f32(self, i: usize, value: f32) -> f32 {
                 // SAFETY: `at` checked the bounds; f32 arrays are aligned.
-                let bits = unsafe { AtomicU32::from_ptr(self.at::<1>(i).cast()) };
+                let bits = unsafe { AtomicU32::from_ptr(self.at::<1>(i, Access::Atomic).cast()) };
                 let add = |old: u32| Some((f32::from_bits(old) + value).to_bits());
                 let old = bits.fetch_update(Relaxed, Relaxed, add).unwrap_or_else(|old| old);
                 f32::from_bits(old)

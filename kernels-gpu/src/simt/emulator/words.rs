@@ -52,7 +52,11 @@ pub fn sync_threads() {
     current().barrier(Location::caller());
 }
 
-pub fn pdl_wait() {}
+pub fn pdl_wait() {
+    let thread = current();
+    thread.waited.set(true);
+    thread.launched().note_wait();
+}
 
 pub fn pdl_launch_dependents() {}
 

@@ -1,0 +1,99 @@
+//! Races and unwritten reads in global memory, whose cells several threads of the machine share.
+
+use std::panic::Location;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::cell::{MAX_LAUNCHES, Record, touch};
+use super::count::Space;
+use crate::simt::emulator::block::{LANES, Thread};
+use crate::simt::emulator::run::Param;
+use crate::simt::emulator::violation::{Access, Fault, View};
+
+/// The cells of an allocation: two words for every `granule` bytes, last write and last read.
+pub struct Cells {
+    granule: usize,
+    /// Launch identifiers repeat; cells of an earlier round are started anew.
+    round: u64,
+    cells: Box<[[AtomicU64; 2]]>,
+}
+
+/// The cells of an allocation, made when a checked launch first may write it.
+#[derive(Default)]
+pub struct CellStore(Mutex<Option<Arc<Cells>>>);
+
+impl CellStore {
+    /// Cells for accesses of multiples of `granule` bytes in this launch.
+    pub fn get(&self, launch: u64, granule: usize, bytes: usize) -> Arc<Cells> {
+        let round = launch / MAX_LAUNCHES;
+        let mut store = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*store {
+            // Launches have no records in common, so cells of another granule can simply be replaced.
+            Some(cells) if cells.round == round && cells.granule == granule => Arc::clone(cells),
+            _ => {
+                // Zeroed memory comes from the system untouched: cells that nothing accesses cost nothing.
+                // SAFETY: zero is a valid AtomicU64.
+                let cells = unsafe { Box::new_zeroed_slice(bytes.div_ceil(granule)).assume_init() };
+                Arc::clone(store.insert(Arc::new(Cells { granule, round, cells })))
+            }
+        }
+    }
+}
+
+/// An access to global memory.
+#[derive(Clone, Copy)]
+pub struct GlobalAccess {
+    pub access: Access,
+    /// First element, of the view.
+    pub index: usize,
+    pub count: usize,
+    pub element_bytes: usize,
+}
+
+/// Checks and records an access by the running thread.
+pub fn check_global(
+    thread: &Thread,
+    param: &Param,
+    access: GlobalAccess,
+    location: &'static Location<'static>,
+) {
+    let GlobalAccess { access: kind, index, count, element_bytes } = access;
+    let view = View::Param(param.name);
+    let start = param.offset + index * element_bytes;
+    let range = start..start + count * element_bytes;
+    let index_of = |byte: usize| (byte - param.offset) / element_bytes;
+
+    let place = (param.base.addr() + index * element_bytes, range.len(), thread.index % LANES as u32);
+    thread.block().counter.count(Space::Global, || view, kind, place, location);
+    let launched = thread.launched();
+    if launched.meta.pdl && !thread.waited.get() && (kind != Access::Read || param.written_before_wait) {
+        thread.violate(Fault::BeforeWait { view, index, access: kind }, location);
+    }
+    if let Some(cells) = &param.cells {
+        let block = thread.block();
+        let me = Record::new(block.tag, thread.index, &block.clock);
+        for byte in range.clone().step_by(cells.granule) {
+            if let Some((other, by)) = touch(cells.at(byte), me, kind, false, &block.clock) {
+                thread
+                    .violate(Fault::Race { view, index: index_of(byte), access: kind, other, by }, location);
+            }
+        }
+    }
+    let written = &param.allocation.written;
+    if kind != Access::Write
+        && !param.all_written
+        && let Some(byte) = written.first_unwritten(range.clone())
+    {
+        thread.violate(Fault::Unwritten { view, index: index_of(byte) }, location);
+    }
+    if kind != Access::Read {
+        written.mark(range);
+    }
+}
+
+impl Cells {
+    /// The two words for the granule at a byte of the allocation.
+    fn at(&self, byte: usize) -> &[AtomicU64; 2] {
+        &self.cells[byte / self.granule]
+    }
+}

@@ -1,0 +1,122 @@
+//! Races, unwritten reads and tiles of shared memory. A block runs on one thread of the machine, so
+//! nothing here is atomic.
+
+use std::cell::{Cell, RefCell};
+use std::panic::Location;
+
+use super::cell::{MAX_RUNS, Record, touch};
+use super::count::Space;
+use crate::simt::emulator::block::{BlockState, LANES, Thread};
+use crate::simt::emulator::violation::{Access, Fault, View};
+use crate::simt::shared::TILE_ALIGN;
+
+/// What is known of the shared memory of the running block.
+#[derive(Default)]
+pub struct SharedShadow {
+    /// Counts blocks, so that nothing is cleared between them: what another run recorded does not count.
+    run: Cell<u64>,
+    lines: RefCell<Vec<Line>>,
+    /// The tiles carved so far, by number.
+    tiles: RefCell<Vec<Carved>>,
+}
+
+/// The 16 bytes at which a tile may start: as many cells as elements of the smallest type that a tile there has.
+struct Line {
+    run: u64,
+    granule: usize,
+    cells: [[Cell<u64>; 2]; TILE_ALIGN],
+}
+
+/// Where a tile lies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Carved {
+    pub start: usize,
+    pub end: usize,
+    pub element_bytes: usize,
+}
+
+/// An access to shared memory.
+#[derive(Clone, Copy)]
+pub struct SharedAccess {
+    pub access: Access,
+    /// The tile's number.
+    pub tile: u32,
+    /// First byte of the access.
+    pub start: usize,
+    /// First element, of the tile.
+    pub index: usize,
+    pub count: usize,
+    pub element_bytes: usize,
+}
+
+impl SharedShadow {
+    /// Starts a block with that much shared memory.
+    pub fn reset(&self, bytes: usize) {
+        let run = self.run.get() + 1;
+        assert!(run <= MAX_RUNS, "one worker ran {run} blocks, more than checked mode can tell apart");
+        self.run.set(run);
+        self.tiles.borrow_mut().clear();
+        let mut lines = self.lines.borrow_mut();
+        if lines.len() < bytes.div_ceil(TILE_ALIGN) {
+            lines.resize_with(bytes.div_ceil(TILE_ALIGN), || Line {
+                run: 0,
+                granule: 0,
+                cells: Default::default(),
+            });
+        }
+    }
+
+    /// The running thread carves a tile. The first thread to do so lays it out, the others must agree.
+    pub fn carve(&self, thread: &Thread, number: u32, tile: Carved, location: &'static Location<'static>) {
+        let mut tiles = self.tiles.borrow_mut();
+        match tiles.get(number as usize) {
+            Some(first) if *first == tile => {}
+            Some(_) => thread.violate(Fault::TileMismatch { view: View::Tile(number) }, location),
+            None => {
+                tiles.push(tile);
+                self.lay_out(tile);
+            }
+        }
+    }
+
+    fn lay_out(&self, tile: Carved) {
+        let run = self.run.get();
+        let mut lines = self.lines.borrow_mut();
+        for line in &mut lines[tile.start / TILE_ALIGN..tile.end.div_ceil(TILE_ALIGN)] {
+            if line.run != run {
+                (line.run, line.granule) = (run, tile.element_bytes);
+            } else if tile.element_bytes < line.granule {
+                // Reused for smaller elements: each starts with what is known of the larger one.
+                let larger = line.cells.clone();
+                for (i, cell) in line.cells.iter_mut().enumerate().take(TILE_ALIGN / tile.element_bytes) {
+                    *cell = larger[i * tile.element_bytes / line.granule].clone();
+                }
+                line.granule = tile.element_bytes;
+            }
+        }
+    }
+
+    /// Checks and records an access by the running thread.
+    pub fn check(&self, thread: &Thread, access: SharedAccess, location: &'static Location<'static>) {
+        let SharedAccess { access: kind, tile, start, index, count, element_bytes } = access;
+        let view = View::Tile(tile);
+        let BlockState { clock, counter, .. } = thread.block();
+        let place = (start, count * element_bytes, thread.index % LANES as u32);
+        counter.count(Space::Shared, || view, kind, place, location);
+        let me = Record::new(self.run.get(), thread.index, clock);
+        let lines = self.lines.borrow();
+        let line = &lines[start / TILE_ALIGN];
+        for byte in (start..start + count * element_bytes).step_by(line.granule) {
+            let cell = &line.cells[byte % TILE_ALIGN / line.granule];
+            let was_written = Record(cell[0].get()).tag() == me.tag();
+            let race = touch(cell, me, kind, true, clock);
+            let index = index + (byte - start) / element_bytes;
+            let fault = match race {
+                Some((other, by)) => Fault::Race { view, index, access: kind, other, by },
+                None if kind != Access::Write && !was_written => Fault::Unwritten { view, index },
+                None => continue,
+            };
+            thread.violate(fault, location);
+        }
+    }
+}
