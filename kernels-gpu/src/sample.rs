@@ -67,7 +67,7 @@ pub fn softmax_sample_f32(
     while segment < n_segments {
         let mut sum = 0.0;
         let mut i = 0;
-        while i < SEGMENT {
+        while i < SEGMENT && segment * SEGMENT + i < n_vocab {
             sum += weight(logits, segment * SEGMENT + i + lane, n_vocab, best.logit, inverse_temperature);
             i += 32;
         }
@@ -133,7 +133,7 @@ fn draw_in_segment(
     let (mut before, mut last_with_weight) = (0.0, first as u32);
     let (mut drawn, mut found) = (0u32, false);
     let mut i = 0;
-    while i < SEGMENT {
+    while i < SEGMENT && first + i < n_vocab {
         let p = weight(logits, first + i + lane as usize, n_vocab, max, inverse_temperature);
         let mut sum = p;
         let mut offset = 1;
