@@ -4,4 +4,5 @@ mod gguf;
 mod golden;
 mod ops;
 mod sampler;
+mod template;
 mod tokenizer;

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use oxwarp::gguf::{Gguf, MappedFile};
-use oxwarp::tokenizer::{EncodeOptions, Tokenizer};
+use oxwarp::tokenizer::{ChatOptions, ChatTemplate, EncodeOptions, Message, Tokenizer};
 
 /// A file below `tests/fixtures`.
 pub fn fixture(path: &str) -> PathBuf {
@@ -97,7 +97,7 @@ struct Greedy {
     tokens: Vec<u32>,
     text_hex: String,
     /// Present where the prompt is a rendered chat template.
-    chat: Option<serde_json::Value>,
+    chat: Option<Vec<Message>>,
     #[serde(default)]
     stopped_at_eog: bool,
 }
@@ -148,6 +148,12 @@ fn golden_prompts_of_the_demo_model() {
     assert_eq!(runs.len(), 4);
     for greedy in &runs {
         check_greedy(&tokenizer, greedy, "smollm2");
+        if let Some(messages) = &greedy.chat {
+            let template = ChatTemplate::from_gguf(&gguf).expect("valid").expect("it has one");
+            let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
+            let prompt = tokenizer.encode_chat(&template, messages, &options).expect("valid");
+            assert_eq!((&prompt.text, &prompt.ids), (&greedy.prompt, &greedy.prompt_tokens));
+        }
         if greedy.stopped_at_eog {
             assert!(greedy.tokens.last().is_some_and(|&id| tokenizer.is_eog(id)));
         }

@@ -1,6 +1,6 @@
 //! What can be wrong with a tokenizer's data or with a request to it.
 
-use super::MAX_TOKEN_BYTES;
+use super::{MAX_TOKEN_BYTES, TemplateError};
 use crate::gguf;
 
 /// A refusal: which metadata key or which token, what was found, what is allowed.
@@ -16,6 +16,10 @@ pub enum Error {
     /// A key whose value is of another type than the format says.
     #[error(transparent)]
     Gguf(#[from] gguf::Error),
+
+    /// No prompt could be made of the messages.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
 
     /// A vocabulary of no tokens or of more than ids can name.
     #[error("{key} has {found} entries, allowed are 1 to {allowed}")]

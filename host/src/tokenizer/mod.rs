@@ -20,6 +20,7 @@
 
 mod bpe;
 mod build;
+mod chat;
 mod error;
 mod hf_json;
 mod merge;
@@ -28,12 +29,15 @@ mod special;
 mod split;
 mod spm;
 mod stream;
+pub mod template;
 mod unicode;
 mod vocab;
 
+pub use chat::ChatPrompt;
 pub use error::Error;
 pub use source::Source;
 pub use stream::{StreamDecoder, Utf8Stream};
+pub use template::{ChatOptions, ChatTemplate, Message, TemplateError};
 pub use vocab::TokenKind;
 
 use bpe::Bpe;
@@ -133,26 +137,37 @@ impl Tokenizer {
         }
         let mut ids = Vec::with_capacity(text.len() / 3 + 2);
         ids.extend(self.bos.filter(|_| options.add_special && self.add_bos));
+        self.encode_fragments(&self.special.split(text, options.parse_special), text, &mut ids)?;
+        ids.extend(self.eos.filter(|_| options.add_special && self.add_eos));
+        Ok(ids)
+    }
+
+    /// Appends the ids of `fragments` of `text`.
+    fn encode_fragments(
+        &self,
+        fragments: &[Fragment<'_>],
+        text: &str,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), Error> {
         let mut merger = Merger::default();
         let mut after_special = true;
-        for fragment in self.special.split(text, options.parse_special) {
+        for &fragment in fragments {
             match fragment {
                 Fragment::Token(id) => ids.push(id),
                 Fragment::Text(part) => {
-                    let offset = part.as_ptr().addr() - text.as_ptr().addr();
+                    // Only errors name this place; a part that was copied has none.
+                    let offset = part.as_ptr().addr().wrapping_sub(text.as_ptr().addr());
+                    let offset = if offset < text.len() { offset } else { 0 };
                     match &self.encoder {
-                        Encoder::Bpe(bpe) => bpe.encode(part, offset, &mut merger, &mut ids)?,
-                        Encoder::Spm(spm) => {
-                            spm.encode(part, offset, after_special, &mut merger, &mut ids)?
-                        }
-                        Encoder::HfJson(_) => unreachable!("handled above"),
+                        Encoder::Bpe(bpe) => bpe.encode(part, offset, &mut merger, ids)?,
+                        Encoder::Spm(spm) => spm.encode(part, offset, after_special, &mut merger, ids)?,
+                        Encoder::HfJson(hf_json) => ids.extend(hf_json.encode(part, EncodeOptions::TEXT)?),
                     }
                 }
             }
             after_special = matches!(fragment, Fragment::Token(_));
         }
-        ids.extend(self.eos.filter(|_| options.add_special && self.add_eos));
-        Ok(ids)
+        Ok(())
     }
 
     /// The text of `ids`: the tokens' bytes joined, control tokens included, with U+FFFD for what is no UTF-8.

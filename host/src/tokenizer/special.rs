@@ -98,4 +98,29 @@ impl SpecialTokens {
         }
         longest
     }
+
+    /// Whether the text of a control token stands anywhere in `text`.
+    pub fn has_control(&self, text: &str) -> bool {
+        (0..text.len()).any(|at| {
+            self.longest_at(&text.as_bytes()[at..], true).is_some_and(|token| token.kind.is_hidden())
+        })
+    }
+
+    /// `text` with `mark` put after the first character of each control token's text, which is then no token any more.
+    pub fn disarm(&self, text: &str, mark: char) -> String {
+        let mut disarmed = String::with_capacity(text.len());
+        let mut skip_to = 0;
+        for (at, c) in text.char_indices() {
+            disarmed.push(c);
+            if at < skip_to {
+                continue;
+            }
+            match self.longest_at(&text.as_bytes()[at..], true) {
+                Some(special) if special.kind.is_hidden() => disarmed.push(mark),
+                Some(special) => skip_to = at + special.bytes.len(),
+                None => {}
+            }
+        }
+        disarmed
+    }
 }
