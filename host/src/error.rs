@@ -1,6 +1,6 @@
 //! Everything that a user of the library can be refused.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::{generate, gguf, model, sampler, tokenizer};
 
@@ -12,16 +12,16 @@ pub enum Error {
     File(#[from] gguf::FileError),
     /// The file is no GGUF file, or a damaged one.
     #[error("{}: not a usable GGUF file", path.display())]
-    Gguf { path: PathBuf, source: gguf::Error },
+    Gguf { path: Box<Path>, source: gguf::Error },
     /// The file's tokenizer is incomplete or of an unknown kind.
     #[error("{}: its tokenizer cannot be used", path.display())]
-    Vocabulary { path: PathBuf, source: tokenizer::Error },
+    Vocabulary { path: Box<Path>, source: tokenizer::Error },
     /// The file's model cannot be run, or not here.
     #[error("{}: its model cannot be loaded", path.display())]
-    Model { path: PathBuf, source: model::Error },
+    Model { path: Box<Path>, source: model::Error },
     /// There is nothing to turn a conversation into a prompt with.
     #[error("{}: the file has no chat template", path.display())]
-    NoChatTemplate { path: PathBuf },
+    NoChatTemplate { path: Box<Path> },
     /// Text cannot be encoded, or ids not be decoded.
     #[error(transparent)]
     Tokenizer(#[from] tokenizer::Error),

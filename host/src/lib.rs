@@ -1,5 +1,6 @@
 //! Oxwarp runs language models from GGUF files on NVIDIA GPUs, with every kernel written in Rust.
 
+mod api;
 pub mod backend;
 pub mod cuda;
 mod error;
@@ -10,4 +11,5 @@ pub mod model;
 pub mod sampler;
 pub mod tokenizer;
 
+pub use api::{LoadOptions, Model};
 pub use error::Error;

@@ -1,5 +1,7 @@
 //! The integration tests: one binary, one module a subject.
+
 mod cuda;
+mod generate;
 mod gguf;
 mod golden;
 mod ops;

@@ -7,7 +7,11 @@
 //! below, so an error's own text must not repeat its source's. A subcommand writes to standard output with
 //! `writeln!(…)?`, never `println!`: a closed pipe is then an error like any other, and `main` ends quietly on it.
 
+mod logits;
+mod options;
+
 use std::error::Error;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -26,35 +30,46 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Logits(logits::Args),
+}
 
 impl Command {
     fn run(self) -> Outcome {
-        match self {}
+        match self {
+            Command::Logits(args) => logits::run(args),
+        }
     }
 }
 
 /// Parses the command line, runs the subcommand and prints its error, if any.
-#[expect(unreachable_code, reason = "no subcommand yet")]
 pub fn main() -> ExitCode {
     match Cli::parse().command.run() {
         Ok(code) => code,
         Err(error) if is_closed_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nothing is left to be told if standard error is closed too.
-            let _ = print_error(error.as_ref(), &mut io::stderr().lock());
+            note_error(error.as_ref());
             ExitCode::FAILURE
         }
     }
 }
 
-/// `error: …`, then one indented line for each cause.
-fn print_error(error: &(dyn Error + 'static), out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "error: {error}")?;
-    for cause in causes(error).skip(1) {
-        writeln!(out, "  caused by: {cause}")?;
+/// A line on standard error, which is for everything but the output itself.
+fn note(line: impl Display) {
+    // If nobody listens there, nobody needs to know.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Says what went wrong: `error: …`, then one indented line for each cause.
+fn note_error(error: &(dyn Error + 'static)) {
+    let mut said = format!("error: {error}");
+    for cause in causes(error).skip(1).map(ToString::to_string) {
+        // Some texts end in their source's.
+        if !said.ends_with(&cause) {
+            said += &format!("\n  caused by: {cause}");
+        }
     }
-    Ok(())
+    note(said);
 }
 
 /// True when the reader of our output has gone (`oxwarp … | head`), which is no fault.

@@ -1,0 +1,167 @@
+//! A model file, loaded: text in, text out.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::Error;
+use crate::backend::Memory;
+use crate::backend::cpu::{Cpu, CpuOptions};
+use crate::generate::{GenerateOptions, Generation, Session};
+use crate::gguf::{Gguf, MappedFile};
+use crate::model::{self, Engine, EngineOptions, LoadProgress, ModelConfig};
+use crate::tokenizer::{EncodeOptions, Tokenizer};
+
+/// How to load a model.
+#[derive(Default)]
+pub struct LoadOptions<'p> {
+    /// Tokens that prompt and answer may have together; by default what the model was trained for, at most
+    /// [`EngineOptions::DEFAULT_MAX_CTX`]. The cache for them is allocated at once.
+    pub n_ctx: Option<usize>,
+    /// Whether `n_ctx` may be more than the model was trained for.
+    pub allow_longer_context: bool,
+    /// Threads of the CPU back end; by default one for each core.
+    pub n_threads: Option<usize>,
+    /// Told how far loading has come: at the beginning, after each tensor, and at the end.
+    pub progress: Option<&'p mut dyn FnMut(LoadProgress)>,
+}
+
+/// A model, its tokenizer and its memory of the tokens that it has seen.
+///
+/// ```
+/// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/models/stories260K.Q8_0.gguf");
+/// use oxwarp::generate::GenerateOptions;
+/// use oxwarp::sampler::SamplerOptions;
+/// use oxwarp::{LoadOptions, Model};
+///
+/// let mut model = Model::load(path, LoadOptions::default())?;
+/// let stop = vec![".".to_owned()];
+/// let options = GenerateOptions { sampler: SamplerOptions::greedy(), stop, ..Default::default() };
+/// let mut text = String::new();
+/// for token in model.generate("Once upon a time", options)? {
+///     text += &token?.text;
+/// }
+/// assert_eq!(text, ", there was a little girl named Lily");
+/// # Ok::<(), oxwarp::Error>(())
+/// ```
+pub struct Model {
+    path: Box<Path>,
+    tokenizer: Tokenizer,
+    session: Session,
+}
+
+impl Model {
+    /// Loads the GGUF file at `path`.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::Gguf`], [`Error::Vocabulary`] and [`Error::Model`].
+    pub fn load(path: impl AsRef<Path>, options: LoadOptions<'_>) -> Result<Model, Error> {
+        let path: Box<Path> = path.as_ref().into();
+        let file = Arc::new(MappedFile::open(&path)?);
+        let gguf = Gguf::parse(file.bytes()).map_err(|source| Error::Gguf { path: path.clone(), source })?;
+        let tokenizer =
+            Tokenizer::from_gguf(&gguf).map_err(|source| Error::Vocabulary { path: path.clone(), source })?;
+        let engine_options = EngineOptions {
+            n_ctx: options.n_ctx,
+            allow_longer_context: options.allow_longer_context,
+            n_batch: CPU_BATCH,
+        };
+        let mut nothing = |_| ();
+        let progress = options.progress.unwrap_or(&mut nothing);
+        let cpu =
+            Cpu::new(CpuOptions { n_threads: options.n_threads, isa: None }).map_err(model::Error::from);
+        let engine =
+            cpu.and_then(|cpu| Engine::load(cpu, Arc::clone(&file), &gguf, engine_options, progress));
+        let engine = engine.map_err(|source| Error::Model { path: path.clone(), source })?;
+        Ok(Model { path, tokenizer, session: Session::new(Box::new(engine), CPU_BATCH) })
+    }
+
+    /// Continues `prompt`. What the cache still holds of it from the last generation is not computed again.
+    ///
+    /// Text in the prompt that looks like a control token is plain text; [`Model::generate_from_tokens`] takes any token.
+    ///
+    /// # Errors
+    /// A prompt longer than the context or without tokens, an option out of its range.
+    pub fn generate(&mut self, prompt: &str, options: GenerateOptions) -> Result<Generation<'_>, Error> {
+        let tokens = self.tokenizer.encode(prompt, EncodeOptions::PROMPT)?;
+        self.generate_from_tokens(&tokens, options)
+    }
+
+    /// As [`Model::generate`], for a prompt that is encoded already.
+    ///
+    /// # Errors
+    /// As [`Model::generate`].
+    pub fn generate_from_tokens(
+        &mut self,
+        prompt: &[u32],
+        options: GenerateOptions,
+    ) -> Result<Generation<'_>, Error> {
+        Ok(Generation::new(&mut self.session, &self.tokenizer, prompt, options)?)
+    }
+
+    /// The logits after each of `tokens`, `[n_tokens, n_vocab]`: row `i` says what may follow token `i`.
+    ///
+    /// ```
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/models/stories260K.Q8_0.gguf");
+    /// use oxwarp::{LoadOptions, Model};
+    /// let mut model = Model::load(path, LoadOptions::default())?;
+    /// let logits = model.logits(&[1, 403, 407])?;
+    /// assert_eq!(logits.len(), 3 * model.config().n_vocab);
+    /// # Ok::<(), oxwarp::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// No tokens, more than the context holds, an id beyond the vocabulary.
+    pub fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, Error> {
+        let mut all = Vec::with_capacity(tokens.len() * self.config().n_vocab);
+        self.logits_each(tokens, |_, logits| all.extend_from_slice(logits))?;
+        Ok(all)
+    }
+
+    /// As [`Model::logits`], row by row with the position, so that nothing has to hold them all.
+    ///
+    /// # Errors
+    /// As [`Model::logits`]; some rows may have been handed out then.
+    pub fn logits_each(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &[f32])) -> Result<(), Error> {
+        Ok(self.session.logits_each(tokens, &mut each)?)
+    }
+
+    /// The ids of a text by itself, without the tokens that begin a prompt.
+    ///
+    /// # Errors
+    /// A text that the vocabulary cannot express.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, Error> {
+        Ok(self.tokenizer.encode(text, EncodeOptions::TEXT)?)
+    }
+
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The file that it was loaded from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        self.session.config()
+    }
+
+    /// What it computes on: "cpu, 2 threads".
+    pub fn device(&self) -> String {
+        self.session.device()
+    }
+
+    /// Tokens that prompt and answer may have together.
+    pub fn n_ctx(&self) -> usize {
+        self.session.n_ctx()
+    }
+
+    /// Bytes held, by purpose.
+    pub fn memory(&self) -> Memory {
+        self.session.memory()
+    }
+}
+
+/// Tokens of a prompt that the CPU computes at once: enough for its matrix products to be at full speed, few enough for a
+/// generation to be cancelled between two batches within a fraction of a second.
+const CPU_BATCH: usize = 64;
