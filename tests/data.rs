@@ -25,7 +25,7 @@ impl Rng {
 
     /// A uniform integer below `n`.
     pub fn below(&mut self, n: u32) -> u32 {
-        ((self.bits() >> 32) * u64::from(n) >> 32) as u32
+        (((self.bits() >> 32) * u64::from(n)) >> 32) as u32
     }
 
     /// A uniform value in [0, 1), of 53 bits.
