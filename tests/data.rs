@@ -1,6 +1,7 @@
 //! Inputs for tests: seeded, so that a failure can be repeated, and with the values that models really have.
 
 use half::f16;
+use kernels_gpu::quant::layout::GpuLayout;
 use kernels_gpu::quant::{
     BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, QuantBlock, decode_blocks,
 };
@@ -64,6 +65,32 @@ pub trait RandomBlock: QuantBlock + bytemuck::Pod {
     /// A block with every quant and sub-scale equally likely and values of the size of a model's weights, up to
     /// about 0.1.
     fn random(rng: &mut Rng) -> Self;
+
+    /// The block whose values have the magnitude |scale · q| + |minimum|: what rounding errors of an implementation
+    /// that treats the two apart scale with. Formats without minimum return themselves.
+    fn magnitudes(&self) -> Self {
+        *self
+    }
+}
+
+/// |scale · q| + |minimum| of every element.
+pub fn magnitudes<B: RandomBlock>(blocks: &[B]) -> Vec<f64> {
+    let blocks: Vec<B> = blocks.iter().map(B::magnitudes).collect();
+    let mut values = vec![0.0; blocks.len() * B::ELEMENTS];
+    decode_blocks(&blocks, &mut values);
+    values.iter().map(|&v| f64::from(v).abs()).collect()
+}
+
+/// A matrix as it lies in GPU memory.
+pub fn packed<B: RandomBlock + GpuLayout>(blocks: &[B]) -> Vec<u8> {
+    let mut bytes = vec![0; B::matrix_bytes(blocks.len())];
+    B::pack(&mut bytes, bytemuck::cast_slice(blocks));
+    bytes
+}
+
+/// A half without its sign.
+fn positive(half: [u8; 2]) -> [u8; 2] {
+    [half[0], half[1] & 0x7f]
 }
 
 /// A matrix of `n_blocks` random blocks and its values. Exact.
@@ -102,6 +129,10 @@ impl RandomBlock for Q4_1 {
     fn random(rng: &mut Rng) -> Self {
         Self { d: rng.half(0.2 / 15.0, true), m: rng.half(0.1, true), qs: rng.bytes() }
     }
+
+    fn magnitudes(&self) -> Self {
+        Self { d: positive(self.d), m: positive(self.m), ..*self }
+    }
 }
 
 impl RandomBlock for Q5_0 {
@@ -113,6 +144,10 @@ impl RandomBlock for Q5_0 {
 impl RandomBlock for Q5_1 {
     fn random(rng: &mut Rng) -> Self {
         Self { d: rng.half(0.2 / 31.0, true), m: rng.half(0.1, true), qh: rng.bytes(), qs: rng.bytes() }
+    }
+
+    fn magnitudes(&self) -> Self {
+        Self { d: positive(self.d), m: positive(self.m), ..*self }
     }
 }
 
@@ -131,6 +166,11 @@ impl RandomBlock for Q4_K {
             qs: rng.bytes(),
         }
     }
+
+    fn magnitudes(&self) -> Self {
+        // The minimum is subtracted; d and dmin are positive here.
+        Self { dmin: [self.dmin[0], self.dmin[1] | 0x80], ..*self }
+    }
 }
 
 impl RandomBlock for Q5_K {
@@ -142,6 +182,11 @@ impl RandomBlock for Q5_K {
             qh: rng.bytes(),
             qs: rng.bytes(),
         }
+    }
+
+    fn magnitudes(&self) -> Self {
+        // The minimum is subtracted; d and dmin are positive here.
+        Self { dmin: [self.dmin[0], self.dmin[1] | 0x80], ..*self }
     }
 }
 

@@ -2,35 +2,36 @@
 
 use crate::simt::prelude::*;
 
-/// Threads of a block; each adds one element.
+/// Threads of a block; each adds four elements.
 pub const THREADS: u32 = 256;
 
-/// x += branch, for `n` elements.  Grid: `n / 256` blocks, rounded up.
-#[kernel(threads = THREADS)]
+/// x += branch, for `n` elements.
+///
+/// Grid: [`add_blocks`]. Requires: x and branch on 16 bytes. Fast because: 16-byte accesses.
+#[kernel(threads = THREADS, pdl)]
 pub fn add_f32(x: InOut<f32>, branch: In<f32>, n: u32) {
-    let i = thread::index_1d();
-    if i < n as usize {
-        x.set(i, x.get(i) + branch.get(i));
+    pdl::launch_dependents();
+    pdl::wait();
+    let n = n as usize;
+    let first = thread::index_1d() * 4;
+    if first + 4 <= n {
+        let (a, b) = (x.load::<4>(first), branch.load::<4>(first));
+        x.store::<4>(first, [a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]]);
+    } else {
+        let mut i = first;
+        while i < n {
+            x.set(i, x.get(i) + branch.get(i));
+            i += 1;
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::launch::{Device, Grid, Purpose};
-    use crate::simt::emulator::Emulator;
+/// Blocks of a launch.
+pub const fn add_blocks(n: usize) -> usize {
+    n.div_ceil(4 * THREADS as usize)
+}
 
-    #[test]
-    fn partial_last_block() {
-        let n = 1000;
-        let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
-        let branch: Vec<f32> = (0..n).map(|i| 0.5 * i as f32 - 7.0).collect();
-        let device = Emulator::checked().with_seed(5);
-        let mut sum = device.upload(&x, Purpose::Activations).unwrap();
-        let added = device.upload(&branch, Purpose::Activations).unwrap();
-        let grid = Grid::cover(n, THREADS as usize);
-        device.launch(add_f32 { x: &mut sum, branch: &added, n: n as u32 }, grid).unwrap();
-        let expected: Vec<f32> = x.iter().zip(&branch).map(|(x, branch)| x + branch).collect();
-        assert_eq!(device.download(&sum).unwrap(), expected);
-    }
+/// Bytes that a launch must move: x read and written, branch read.
+pub const fn add_bytes(n: usize) -> usize {
+    12 * n
 }

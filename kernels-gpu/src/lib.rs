@@ -11,7 +11,11 @@
 //! | [`attention_decode`] | attention of one token over a long cache, in parts, and their merge |
 //! | [`attention_prefill`] | attention of many new tokens |
 //! | [`bias`] | adds a bias to each row |
+//! | [`embedding`] | looks up the rows of tokens |
+//! | [`gemm`] | linear layers over many tokens |
+//! | [`gemv`] | linear layers over one token |
 //! | [`kv_cache`] | writes new keys and values into the cache |
+//! | [`repack`] | brings a file's blocks into the layout that kernels read |
 //! | [`rmsnorm`] | divides rows by their root mean square |
 //! | [`rope`] | rotary position embedding |
 //! | [`sample`] | chooses the next token: argmax, a draw from the softmax |
@@ -45,7 +49,11 @@ pub mod add;
 pub mod attention_decode;
 pub mod attention_prefill;
 pub mod bias;
+pub mod embedding;
+pub mod gemm;
+pub mod gemv;
 pub mod kv_cache;
+pub mod repack;
 pub mod rmsnorm;
 pub mod rope;
 pub mod sample;

@@ -6,8 +6,9 @@
 //! block's scale and a sub-block's scale fits an f32, and every element is rounded once. No order of evaluation
 //! and no fused multiply-add can change a bit, so the CPU, the emulator and the GPU agree.
 //!
-//! [`layout`] says how the same blocks lie in GPU memory.
+//! [`layout`] says how the same blocks lie in GPU memory, [`chunk`] how kernels read them there.
 
+pub mod chunk;
 mod float;
 mod k;
 pub mod layout;

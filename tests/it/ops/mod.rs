@@ -8,9 +8,15 @@ macro_rules! on_every_device {
     }};
 }
 
+mod add;
 mod attention;
 mod bias;
+mod embedding;
+mod gemm;
+mod gemv;
 mod kv_cache;
+mod repack;
+mod rmsnorm;
 mod rope;
 mod sample;
 mod swiglu;
