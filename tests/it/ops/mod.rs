@@ -3,8 +3,14 @@
 /// Runs a check on the checking emulator; `|device| check(device, …)` names the device.
 macro_rules! on_every_device {
     (|$device:ident| $check:expr) => {{
-        let $device = &kernels_gpu::simt::emulator::Emulator::checked();
-        $check
+        {
+            let $device = &kernels_gpu::simt::emulator::Emulator::checked();
+            $check;
+        }
+        if let Some(gpu) = crate::cuda::gpu() {
+            let $device = &gpu;
+            $check;
+        }
     }};
 }
 
