@@ -39,12 +39,14 @@ pub struct GpuInfo {
 ///
 /// Work happens in the order of the calls. A kernel's fault shows up at a later call, unless the environment variable
 /// `OXWARP_SYNC=1` makes every launch wait for its kernel.
+///
+/// Fields are dropped from the top: the stream and its recordings go while the context, which `gpu` holds, still lives.
 pub struct Cuda {
-    gpu: Arc<Gpu>,
-    stream: Stream,
     /// The launches of an open batch.
     pub(super) queue: RefCell<Option<Vec<QueuedLaunch>>>,
     pub(super) recordings: RefCell<Recordings>,
+    stream: Stream,
+    gpu: Arc<Gpu>,
 }
 
 /// What all streams of a GPU share.
