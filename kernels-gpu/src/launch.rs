@@ -15,6 +15,48 @@
 //! assert_eq!(device.download(&x)?, [1.5, 2.5, 3.5]);
 //! # Ok::<(), kernels_gpu::simt::emulator::Error>(())
 //! ```
+//!
+//! Of this launch the compiler refuses every part that does not fit the kernel's signature:
+//!
+//! ```compile_fail,E0308
+//! # use kernels_gpu::{add::add_f32, launch::*, simt::emulator::*};
+//! # fn launch(device: &Emulator, x: &mut DeviceSlice<f32>) -> Result<(), Error> {
+//! let branch = device.upload(&[1u32, 2, 3], Purpose::Activations)?; // u32, but the kernel takes f32.
+//! device.launch(add_f32 { x, branch: &branch, n: 3 }, Grid::x(1))
+//! # }
+//! ```
+//!
+//! ```compile_fail,E0063
+//! # use kernels_gpu::{add::add_f32, launch::*, simt::emulator::*};
+//! # fn launch(device: &Emulator, x: &mut DeviceSlice<f32>, branch: &DeviceSlice<f32>) -> Result<(), Error> {
+//! device.launch(add_f32 { x, branch }, Grid::x(1)) // `n` is missing.
+//! # }
+//! ```
+//!
+//! ```compile_fail,E0308
+//! # use kernels_gpu::{add::add_f32, launch::*, simt::emulator::*};
+//! # fn launch(device: &Emulator, x: &DeviceSlice<f32>, branch: &DeviceSlice<f32>) -> Result<(), Error> {
+//! device.launch(add_f32 { x, branch, n: 3 }, Grid::x(1)) // `x` is written, but borrowed for reading.
+//! # }
+//! ```
+//!
+//! ```compile_fail,E0502
+//! # use kernels_gpu::{add::add_f32, launch::*, simt::emulator::*};
+//! # fn launch(device: &Emulator, x: &mut DeviceSlice<f32>) -> Result<(), Error> {
+//! let branch = x.slice(0..3); // Input and output overlap.
+//! device.launch(add_f32 { x, branch, n: 3 }, Grid::x(1))
+//! # }
+//! ```
+//!
+//! Only halves that do not overlap can be input and output of one launch:
+//!
+//! ```
+//! # use kernels_gpu::{add::add_f32, launch::*, simt::emulator::*};
+//! # fn launch(device: &Emulator, x: &mut DeviceSlice<f32>) -> Result<(), Error> {
+//! let (x, branch) = x.split_at_mut(3);
+//! device.launch(add_f32 { x, branch, n: 3 }, Grid::x(1))
+//! # }
+//! ```
 
 mod memory;
 mod meta;

@@ -16,6 +16,13 @@ pub struct Statement {
     pub pdl: bool,
 }
 
+impl Statement {
+    /// All expressions that are stated.
+    pub fn expressions(&self) -> impl Iterator<Item = &Expr> {
+        [&self.threads, &self.shared, &self.min_blocks, &self.max_regs, &self.cluster].into_iter().flatten()
+    }
+}
+
 impl Parse for Statement {
     fn parse(input: ParseStream) -> syn::Result<Self> {
         let mut statement = Statement::default();

@@ -138,3 +138,48 @@ pub fn dp4a_unsigned(a: u32, b: u32, c: i32) -> i32 {
 pub fn byte_perm(a: u32, b: u32, selector: u32) -> u32 {
     target::byte_perm(a, b, selector)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Distance of a result from the exact value, in ulps of the result's binade.
+    fn ulps(result: f32, exact: f64) -> f64 {
+        let exponent = (exact.abs() as f32).max(f32::MIN_POSITIVE).log2().floor();
+        (f64::from(result) - exact).abs() / f64::from((exponent - 23.0).exp2())
+    }
+
+    /// Evenly spaced values over a range, both signs.
+    fn values(limit: f32) -> impl Iterator<Item = f32> {
+        let n = 200_000;
+        (-n..=n).map(move |i| limit * i as f32 / n as f32)
+    }
+
+    fn check(name: &str, limit: f32, word: fn(f32) -> f32, exact: fn(f64) -> f64, bound: fn(f32) -> f64) {
+        for x in values(limit) {
+            let error = ulps(word(x), exact(f64::from(x)));
+            assert!(error <= bound(x), "{name}({x}) = {} is {error} ulp off", word(x));
+        }
+    }
+
+    #[test]
+    fn tanh_is_within_its_bound() {
+        check("tanh", 10.0, tanh, f64::tanh, |_| 6.0);
+        check("tanh", 0.6, tanh, f64::tanh, |_| 6.0);
+        check("tanh", 1e-4, tanh, f64::tanh, |_| 6.0);
+        // Near zero the polynomial alone: 0.62 ulp of the fit and three roundings.
+        check("tanh", 0.549, tanh, f64::tanh, |_| 2.2);
+    }
+
+    #[test]
+    fn tanh_saturates() {
+        assert_eq!([tanh(-200.0), tanh(200.0), tanh(0.0)], [-1.0, 1.0, 0.0]);
+        assert!(tanh(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn exp_and_sigmoid_are_within_their_bounds() {
+        check("exp", 80.0, exp, f64::exp, |x| 2.0 + 1.2 * f64::from(x.abs()));
+        check("sigmoid", 80.0, sigmoid, |x| 1.0 / (1.0 + (-x).exp()), |x| 5.0 + 1.2 * f64::from(x.abs()));
+    }
+}

@@ -17,7 +17,41 @@
 //! | `atomicAdd`, `atomicMax`, `atomicCAS` | [`atomic::add_f32`], [`atomic::max_u32`], [`atomic::cas_u32`] |
 //! | `cudaGridDependencySynchronize` | [`pdl::wait`], [`pdl::launch_dependents`] |
 //!
+//! A warp word, like a barrier, must be reached by all its threads: there are no masks of active lanes. Blocks
+//! are one-dimensional and consist of whole warps.
+//!
 //! The words mean the same on two machines: `nvptx` says them as PTX, [`emulator`] runs them on the CPU.
+//!
+//! A first kernel, and what [`#[kernel]`](prelude::kernel) states about its launch:
+//!
+//! ```
+//! use kernels_gpu::simt::prelude::*;
+//!
+//! /// y = largest element of x, for each row of `dim` elements.  Grid: one block per row.
+//! #[kernel(threads = 128, shared = block::REDUCE_BYTES)]
+//! pub fn row_max_f32(y: Out<f32>, x: In<f32>, dim: u32) {
+//!     let partials = Shared::new().tile::<f32>(block::REDUCE_LEN);
+//!     let row = thread::block_idx_x() as usize;
+//!     let mut largest = f32::NEG_INFINITY;
+//!     let mut i = thread::thread_idx_x();
+//!     while i < dim {
+//!         largest = math::max(largest, x.get(row * dim as usize + i as usize));
+//!         i += thread::block_dim_x();
+//!     }
+//!     let largest = block::max_f32(largest, partials);
+//!     if thread::thread_idx_x() == 0 {
+//!         y.set(row, largest);
+//!     }
+//! }
+//!
+//! use kernels_gpu::launch::{Device, Grid, Purpose};
+//! let device = kernels_gpu::simt::emulator::Emulator::checked();
+//! let x = device.upload(&[3.0f32, 7.0, 5.0, -1.0, -9.0, -2.0], Purpose::Activations)?;
+//! let mut y = device.alloc(2, Purpose::Activations)?;
+//! device.launch(row_max_f32 { y: &mut y, x: &x, dim: 3 }, Grid::x(2))?;
+//! assert_eq!(device.download(&y)?, [7.0, -1.0]);
+//! # Ok::<(), kernels_gpu::simt::emulator::Error>(())
+//! ```
 //!
 //! **What is checked, and where.** Kernels are safe functions, yet a GPU checks nothing: an index past the
 //! end of a view, a race or a barrier that half a block skips is undefined behaviour there. The host's
@@ -25,6 +59,27 @@
 //! time. All else is shown by running the kernel on the emulator in checked mode, which reports every such
 //! access with its kernel, block, thread, view, index and source line. So a kernel may be launched on a GPU
 //! with the shapes for which its tests pass there; the launcher of the op asserts these shapes.
+
+//! What cannot be a kernel does not compile: one that is generic, returns something or has a block of no whole
+//! number of warps.
+//!
+//! ```compile_fail
+//! # use kernels_gpu::simt::prelude::*;
+//! #[kernel(threads = 128)]
+//! fn generic<T: Element>(y: Out<T>) {}
+//! ```
+//!
+//! ```compile_fail
+//! # use kernels_gpu::simt::prelude::*;
+//! #[kernel(threads = 128)]
+//! fn returns(x: In<f32>) -> f32 { x.get(0) }
+//! ```
+//!
+//! ```compile_fail,E0080
+//! # use kernels_gpu::simt::prelude::*;
+//! #[kernel(threads = 100)]
+//! fn half_a_warp(x: In<f32>) {}
+//! ```
 
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod emulator;

@@ -161,16 +161,20 @@ impl Thread {
     }
 
     /// Waits for the block.
+    #[inline(always)]
     pub fn barrier(&self, location: &'static Location<'static>) {
         self.wait(Stop::Barrier(location));
     }
 
     /// Waits for the warp; gives the word's result for this lane.
+    #[inline(always)]
     pub fn warp(&self, call: WarpCall) -> u32 {
         self.wait(Stop::Warp(call));
         self.result.get()
     }
 
+    /// Inlined like its callers, since the processor mispredicts every return after a switch of stacks.
+    #[inline(always)]
     fn wait(&self, stop: Stop) {
         self.stop.set(stop);
         // SAFETY: set when the coroutine started; it lives on the coroutine's stack, where we are.

@@ -47,6 +47,7 @@ pub fn grid_dim_z() -> u32 {
     current().launched().grid.z
 }
 
+#[inline(always)]
 #[track_caller]
 pub fn sync_threads() {
     current().barrier(Location::caller());
@@ -60,12 +61,14 @@ pub fn pdl_wait() {
 
 pub fn pdl_launch_dependents() {}
 
+#[inline(always)]
 #[track_caller]
 fn warp(word: Word, value: u32, operand: u32) -> u32 {
     current().warp(WarpCall { word, value, operand, location: Location::caller() })
 }
 
 /// A warp word whose operand names a lane.
+#[inline(always)]
 #[track_caller]
 fn warp_lane(word: Word, value: u32, operand: u32) -> u32 {
     if operand as usize >= LANES {
@@ -74,51 +77,61 @@ fn warp_lane(word: Word, value: u32, operand: u32) -> u32 {
     warp(word, value, operand)
 }
 
+#[inline(always)]
 #[track_caller]
 pub fn shuffle_xor(value: u32, mask: u32) -> u32 {
     warp_lane(Word::ShuffleXor, value, mask)
 }
 
+#[inline(always)]
 #[track_caller]
 pub fn shuffle_down(value: u32, delta: u32) -> u32 {
     warp_lane(Word::ShuffleDown, value, delta)
 }
 
+#[inline(always)]
 #[track_caller]
 pub fn shuffle_up(value: u32, delta: u32) -> u32 {
     warp_lane(Word::ShuffleUp, value, delta)
 }
 
+#[inline(always)]
 #[track_caller]
 pub fn shuffle_idx(value: u32, lane: u32) -> u32 {
     warp_lane(Word::ShuffleIdx, value, lane)
 }
 
+#[inline(always)]
 #[track_caller]
 pub fn ballot(predicate: bool) -> u32 {
     warp(Word::Ballot, u32::from(predicate), 0)
 }
 
+#[inline(always)]
 #[track_caller]
 pub fn all(predicate: bool) -> bool {
     warp(Word::All, u32::from(predicate), 0) != 0
 }
 
+#[inline(always)]
 #[track_caller]
 pub fn any(predicate: bool) -> bool {
     warp(Word::Any, u32::from(predicate), 0) != 0
 }
 
+#[inline(always)]
 #[track_caller]
 pub fn sync_warp() {
     warp(Word::Sync, 0, 0);
 }
 
+#[inline(always)]
 #[track_caller]
 pub fn warp_sum_f32(value: f32) -> f32 {
     f32::from_bits(warp(Word::SumF32, value.to_bits(), 0))
 }
 
+#[inline(always)]
 #[track_caller]
 pub fn warp_max_f32(value: f32) -> f32 {
     f32::from_bits(warp(Word::MaxF32, value.to_bits(), 0))

@@ -10,9 +10,10 @@ use crate::simt::emulator::block::{LANES, Thread};
 use crate::simt::emulator::run::Param;
 use crate::simt::emulator::violation::{Access, Fault, View};
 
-/// The cells of an allocation: two words for every `granule` bytes, last write and last read.
+/// The cells of an allocation: last write and last read of every granule, a fixed number of bytes.
 pub struct Cells {
-    granule: usize,
+    /// Logarithm to base 2 of the granule.
+    granule_log2: u32,
     /// Launch identifiers repeat; cells of an earlier round are started anew.
     round: u64,
     cells: Box<[[AtomicU64; 2]]>,
@@ -25,16 +26,16 @@ pub struct CellStore(Mutex<Option<Arc<Cells>>>);
 impl CellStore {
     /// Cells for accesses of multiples of `granule` bytes in this launch.
     pub fn get(&self, launch: u64, granule: usize, bytes: usize) -> Arc<Cells> {
-        let round = launch / MAX_LAUNCHES;
+        let (round, granule_log2) = (launch / MAX_LAUNCHES, granule.ilog2());
         let mut store = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*store {
             // Launches have no records in common, so cells of another granule can simply be replaced.
-            Some(cells) if cells.round == round && cells.granule == granule => Arc::clone(cells),
+            Some(cells) if cells.round == round && cells.granule_log2 == granule_log2 => Arc::clone(cells),
             _ => {
                 // Zeroed memory comes from the system untouched: cells that nothing accesses cost nothing.
                 // SAFETY: zero is a valid AtomicU64.
                 let cells = unsafe { Box::new_zeroed_slice(bytes.div_ceil(granule)).assume_init() };
-                Arc::clone(store.insert(Arc::new(Cells { granule, round, cells })))
+                Arc::clone(store.insert(Arc::new(Cells { granule_log2, round, cells })))
             }
         }
     }
@@ -72,7 +73,7 @@ pub fn check_global(
     if let Some(cells) = &param.cells {
         let block = thread.block();
         let me = Record::new(block.tag, thread.index, &block.clock);
-        for byte in range.clone().step_by(cells.granule) {
+        for byte in range.clone().step_by(1 << cells.granule_log2) {
             if let Some((other, by)) = touch(cells.at(byte), me, kind, false, &block.clock) {
                 thread
                     .violate(Fault::Race { view, index: index_of(byte), access: kind, other, by }, location);
@@ -94,6 +95,6 @@ pub fn check_global(
 impl Cells {
     /// The two words for the granule at a byte of the allocation.
     fn at(&self, byte: usize) -> &[AtomicU64; 2] {
-        &self.cells[byte / self.granule]
+        &self.cells[byte >> self.granule_log2]
     }
 }

@@ -23,7 +23,8 @@ pub struct SharedShadow {
 /// The 16 bytes at which a tile may start: as many cells as elements of the smallest type that a tile there has.
 struct Line {
     run: u64,
-    granule: usize,
+    /// Logarithm to base 2 of that type's size.
+    granule_log2: u32,
     cells: [[Cell<u64>; 2]; TILE_ALIGN],
 }
 
@@ -60,7 +61,7 @@ impl SharedShadow {
         if lines.len() < bytes.div_ceil(TILE_ALIGN) {
             lines.resize_with(bytes.div_ceil(TILE_ALIGN), || Line {
                 run: 0,
-                granule: 0,
+                granule_log2: 0,
                 cells: Default::default(),
             });
         }
@@ -83,15 +84,16 @@ impl SharedShadow {
         let run = self.run.get();
         let mut lines = self.lines.borrow_mut();
         for line in &mut lines[tile.start / TILE_ALIGN..tile.end.div_ceil(TILE_ALIGN)] {
+            let granule_log2 = tile.element_bytes.ilog2();
             if line.run != run {
-                (line.run, line.granule) = (run, tile.element_bytes);
-            } else if tile.element_bytes < line.granule {
+                (line.run, line.granule_log2) = (run, granule_log2);
+            } else if granule_log2 < line.granule_log2 {
                 // Reused for smaller elements: each starts with what is known of the larger one.
-                let larger = line.cells.clone();
-                for (i, cell) in line.cells.iter_mut().enumerate().take(TILE_ALIGN / tile.element_bytes) {
-                    *cell = larger[i * tile.element_bytes / line.granule].clone();
+                let (larger, shift) = (line.cells.clone(), line.granule_log2 - granule_log2);
+                for (i, cell) in line.cells.iter_mut().enumerate() {
+                    *cell = larger[i >> shift].clone();
                 }
-                line.granule = tile.element_bytes;
+                line.granule_log2 = granule_log2;
             }
         }
     }
@@ -106,8 +108,8 @@ impl SharedShadow {
         let me = Record::new(self.run.get(), thread.index, clock);
         let lines = self.lines.borrow();
         let line = &lines[start / TILE_ALIGN];
-        for byte in (start..start + count * element_bytes).step_by(line.granule) {
-            let cell = &line.cells[byte % TILE_ALIGN / line.granule];
+        for byte in (start..start + count * element_bytes).step_by(1 << line.granule_log2) {
+            let cell = &line.cells[(byte % TILE_ALIGN) >> line.granule_log2];
             let was_written = Record(cell[0].get()).tag() == me.tag();
             let race = touch(cell, me, kind, true, clock);
             let index = index + (byte - start) / element_bytes;
