@@ -9,6 +9,7 @@
 
 mod logits;
 mod options;
+mod tokenize;
 
 use std::error::Error;
 use std::fmt::Display;
@@ -32,12 +33,14 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Logits(logits::Args),
+    Tokenize(tokenize::Args),
 }
 
 impl Command {
     fn run(self) -> Outcome {
         match self {
             Command::Logits(args) => logits::run(args),
+            Command::Tokenize(args) => tokenize::run(args),
         }
     }
 }
