@@ -33,6 +33,15 @@ impl<T> OnPath<T> for std::io::Result<T> {
     }
 }
 
+/// Runs a command whose output the user sees.
+pub fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().map_err(|error| Failure::Start { command: shown(command), error })?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Failure::Exit { command: shown(command), status: status.to_string(), output: String::new() })
+}
+
 /// What a finished command wrote.
 pub struct Output {
     pub stdout: String,

@@ -1,8 +1,9 @@
-//! The project's commands: `cargo xtask build-ptx`.
+//! The project's commands: `cargo xtask setup|build-ptx`.
 
 mod command;
 mod paths;
 mod ptx;
+mod setup;
 mod source_hash;
 
 use command::{Failure, Result};
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
+  setup                fetch what is missing: compiler parts, ptxas, the demo model
   build-ptx            compile and check the GPU kernels (target/ptx)
       --force          even those that are fresh
       --line-info      keep source lines, for profilers
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
 
 fn dispatch(words: &[&str]) -> Result<()> {
     match words {
+        ["setup"] => setup::command(),
         ["build-ptx", options @ ..] => ptx::build(build_options(options)?),
         [] | ["help" | "--help" | "-h", ..] => {
             print!("{USAGE}");
