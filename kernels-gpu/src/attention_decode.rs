@@ -35,7 +35,7 @@ const NO_SCORE: f32 = -1.0e30;
 /// Requires: head_dim a multiple of 8, at most 256; n_heads a multiple of n_kv_heads; positions < n_ctx.
 /// Fast because: (1) lanes read 16 bytes of a key each, so a warp reads whole keys side by side; (2) four keys a lane
 /// group are in flight; (3) the heads of a group that share keys run at the same time and find them in the L2 cache.
-#[kernel(threads = 128, shared = 4 * (2 + 256) * 4)]
+#[kernel(threads = 128, shared = 4 * (2 + 256) * 4, pdl)]
 pub fn attention_decode_f16(
     part_out: Out<f32>,
     part_ml: Out<f32>,
@@ -49,6 +49,7 @@ pub fn attention_decode_f16(
     n_ctx: u32,
     scale: f32,
 ) {
+    pdl::launch_dependents();
     pdl::wait();
     let (head, split, token) = (thread::block_idx_x(), thread::block_idx_y(), thread::block_idx_z());
     let row = (token * n_heads + head) as usize;
@@ -147,7 +148,6 @@ pub fn attention_decode_f16(
         }
         dim_idx += THREADS as usize;
     }
-    pdl::launch_dependents();
 }
 
 /// What a lane knows of its keys: largest score, sum of weights, and its eight dimensions of Σ weight · value.
@@ -238,7 +238,7 @@ fn dot8(query: &[f32; 8], key: [f16; 8]) -> f32 {
 ///
 /// Grid: n_heads × n_tokens. Requires: the first part of a head has at least one key (l > 0).
 /// Fast because: neighbouring threads read neighbouring dimensions; the parts are few and still in the L2 cache.
-#[kernel(threads = 128)]
+#[kernel(threads = 128, pdl)]
 pub fn attention_merge_f32(
     y: Out<f32>,
     part_out: In<f32>,
@@ -247,6 +247,7 @@ pub fn attention_merge_f32(
     n_splits: u32,
     head_dim: u32,
 ) {
+    pdl::launch_dependents();
     pdl::wait();
     let row = (thread::block_idx_y() * n_heads + thread::block_idx_x()) as usize;
     let (n_splits, dim) = (n_splits as usize, head_dim as usize);
@@ -271,7 +272,6 @@ pub fn attention_merge_f32(
         y.set(row * dim + dim_idx, math::div(sum, total));
         dim_idx += MERGE_THREADS as usize;
     }
-    pdl::launch_dependents();
 }
 
 /// Bytes that [`attention_decode_f16`] must move for one token: the keys and values of its context, read once.

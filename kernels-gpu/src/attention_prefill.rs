@@ -41,7 +41,7 @@ macro_rules! entry {
         /// Fast because: (1) a tile of keys is read from the cache once for 32 queries, by 16-byte loads; (2) a lane
         /// scores one key against four queries, so a key's element is read from shared memory once for four products;
         /// (3) rows of keys are an odd number of 16-byte units apart, so eight lanes read eight different banks' groups.
-        #[kernel(threads = 256, shared = shared_bytes($max_dim))]
+        #[kernel(threads = 256, shared = shared_bytes($max_dim), pdl)]
         pub fn $name(
             y: Out<f32>,
             q: In<f32>,
@@ -92,6 +92,7 @@ fn attention_prefill<const PAIRS: usize>(
     positions: In<u32>,
     shape: Shape,
 ) {
+    pdl::launch_dependents();
     pdl::wait();
     let dim = shape.head_dim as usize;
     let max_dim = PAIRS * 64;
@@ -193,7 +194,6 @@ fn attention_prefill<const PAIRS: usize>(
         }
         j += 1;
     }
-    pdl::launch_dependents();
 }
 
 /// Scores of the lane's key against the warp's queries.

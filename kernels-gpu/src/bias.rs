@@ -11,8 +11,9 @@ pub const THREADS: u32 = 128;
 ///
 /// Grid: [`bias_blocks`] × n_tokens. Requires: nothing of `dim`; a multiple of 4 takes the wide path.
 /// Fast because: 16-byte loads and stores wherever rows begin on 16 bytes.
-#[kernel(threads = 128)]
+#[kernel(threads = 128, pdl)]
 pub fn bias_add_f32(y: InOut<f32>, b: In<f32>, dim: u32) {
+    pdl::launch_dependents();
     pdl::wait();
     let dim = dim as usize;
     let i = (thread::block_idx_x() * THREADS + thread::thread_idx_x()) as usize * 4;
@@ -29,7 +30,6 @@ pub fn bias_add_f32(y: InOut<f32>, b: In<f32>, dim: u32) {
             j += 1;
         }
     }
-    pdl::launch_dependents();
 }
 
 /// Blocks in x that a launch needs.

@@ -15,7 +15,7 @@ pub const ELEMENTS: usize = 8;
 ///
 /// Grid: [`kv_write_blocks`] × n_tokens. Requires: head_dim a multiple of 8; positions < n_ctx, all different.
 /// Fast because: 16-byte loads and stores, neighbours in a head by neighbouring lanes.
-#[kernel(threads = 128)]
+#[kernel(threads = 128, pdl)]
 pub fn kv_write_f16(
     k_cache: Out<f16>,
     v_cache: Out<f16>,
@@ -26,6 +26,7 @@ pub fn kv_write_f16(
     head_dim: u32,
     n_ctx: u32,
 ) {
+    pdl::launch_dependents();
     pdl::wait();
     let width = (n_kv_heads * head_dim) as usize;
     let idx = (thread::block_idx_x() * THREADS + thread::thread_idx_x()) as usize * ELEMENTS;
@@ -37,7 +38,6 @@ pub fn kv_write_f16(
         k_cache.store::<8>(target, eight_halves(k, token * width + idx));
         v_cache.store::<8>(target, eight_halves(v, token * width + idx));
     }
-    pdl::launch_dependents();
 }
 
 #[inline(always)]

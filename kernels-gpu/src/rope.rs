@@ -14,7 +14,7 @@ pub const THREADS: u32 = 128;
 ///
 /// Grid: [`rope_blocks`] × n_tokens. Requires: even `head_dim` and `rope_dim`, rope_dim ≤ head_dim, positions < n_ctx.
 /// Fast because: (1) a warp reads and writes 256 consecutive bytes; (2) no sine is computed on the device.
-#[kernel(threads = 128)]
+#[kernel(threads = 128, pdl)]
 pub fn rope_adjacent_f32(
     x: InOut<f32>,
     table: In<f32>,
@@ -23,6 +23,7 @@ pub fn rope_adjacent_f32(
     head_dim: u32,
     rope_dim: u32,
 ) {
+    pdl::launch_dependents();
     pdl::wait();
     if let Some(p) = pair(positions, n_heads, head_dim, rope_dim) {
         let first = p.head_start + 2 * p.pair_idx;
@@ -30,7 +31,6 @@ pub fn rope_adjacent_f32(
         let [a, b] = x.load::<2>(first);
         x.store::<2>(first, [a * cos - b * sin, a * sin + b * cos]);
     }
-    pdl::launch_dependents();
 }
 
 /// Rotates half-split pairs (i, i + rope_dim/2), as files of `qwen2` and most other architectures hold q and k.
@@ -38,7 +38,7 @@ pub fn rope_adjacent_f32(
 /// Everything else is as in [`rope_adjacent_f32`].
 ///
 /// Grid: [`rope_blocks`] × n_tokens. Requires: the same. Fast because: a warp touches two runs of 128 bytes.
-#[kernel(threads = 128)]
+#[kernel(threads = 128, pdl)]
 pub fn rope_half_f32(
     x: InOut<f32>,
     table: In<f32>,
@@ -47,6 +47,7 @@ pub fn rope_half_f32(
     head_dim: u32,
     rope_dim: u32,
 ) {
+    pdl::launch_dependents();
     pdl::wait();
     if let Some(p) = pair(positions, n_heads, head_dim, rope_dim) {
         let first = p.head_start + p.pair_idx;
@@ -56,7 +57,6 @@ pub fn rope_half_f32(
         x.set(first, a * cos - b * sin);
         x.set(second, a * sin + b * cos);
     }
-    pdl::launch_dependents();
 }
 
 /// The pair that a thread turns.

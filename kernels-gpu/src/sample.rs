@@ -24,15 +24,15 @@ pub const MAX_VOCAB: usize = SEGMENT * 1024;
 /// Grid: one block. Requires: n_vocab ≥ 1.
 /// Fast because: each round reads 4 KiB in one piece; the whole of a 152k vocabulary is 150 rounds of one block, about
 /// the price of the launch of a second kernel.
-#[kernel(threads = THREADS, shared = 3 * 32 * 4)]
+#[kernel(threads = THREADS, shared = 3 * 32 * 4, pdl)]
 pub fn argmax_f32(token: Out<u32>, status: Out<u32>, logits: In<f32>, n_vocab: u32) {
+    pdl::launch_dependents();
     pdl::wait();
     let best = block_best(logits, n_vocab as usize, &mut Shared::new());
     if thread::thread_idx_x() == 0 {
         token.set(0, best.token);
         status.set(0, best.status());
     }
-    pdl::launch_dependents();
 }
 
 /// token = a draw from softmax(logits / temperature); status as in [`argmax_f32`].
@@ -44,7 +44,7 @@ pub fn argmax_f32(token: Out<u32>, status: Out<u32>, logits: In<f32>, n_vocab: u
 ///
 /// Grid: one block. Requires: temperature > 0; 1 ≤ n_vocab ≤ [`MAX_VOCAB`].
 /// Fast because: two passes over the logits and a third over 1024 of them; sums have a fixed order and no atomics.
-#[kernel(threads = THREADS, shared = 3 * 32 * 4 + 1024 * 4)]
+#[kernel(threads = THREADS, shared = 3 * 32 * 4 + 1024 * 4, pdl)]
 pub fn softmax_sample_f32(
     token: Out<u32>,
     status: Out<u32>,
@@ -54,6 +54,7 @@ pub fn softmax_sample_f32(
     temperature: f32,
     seed: u64,
 ) {
+    pdl::launch_dependents();
     pdl::wait();
     let n_vocab = n_vocab as usize;
     let mut shared = Shared::new();
@@ -115,7 +116,6 @@ pub fn softmax_sample_f32(
             status.set(0, best.status());
         }
     }
-    pdl::launch_dependents();
 }
 
 /// The first token of a segment at which the running sum of weights passes `target`; the last one with any weight when
@@ -249,14 +249,14 @@ pub fn uniform(seed: u64, counter: u32) -> f32 {
 /// tokens[0] = sampled[0] and positions[0] += 1: the input of the next decode step.
 ///
 /// Grid: one block. Requires: nothing. Fast because: it replaces a round trip to the host.
-#[kernel(threads = 32)]
+#[kernel(threads = 32, pdl)]
 pub fn advance(tokens: Out<u32>, positions: InOut<u32>, sampled: In<u32>) {
+    pdl::launch_dependents();
     pdl::wait();
     if thread::thread_idx_x() == 0 {
         tokens.set(0, sampled.get(0));
         positions.set(0, positions.get(0) + 1);
     }
-    pdl::launch_dependents();
 }
 
 /// Bytes that [`argmax_f32`] must move.

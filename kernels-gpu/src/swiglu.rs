@@ -10,8 +10,9 @@ pub const THREADS: u32 = 256;
 /// All three have n elements.
 ///
 /// Grid: [`swiglu_blocks`]. Requires: nothing. Fast because: 16-byte loads and stores, one pass.
-#[kernel(threads = 256)]
+#[kernel(threads = 256, pdl)]
 pub fn swiglu_f32(y: Out<f32>, gate: In<f32>, up: In<f32>, n: u32) {
+    pdl::launch_dependents();
     pdl::wait();
     let n = n as usize;
     let i = (thread::block_idx_x() as usize * THREADS as usize + thread::thread_idx_x() as usize) * 4;
@@ -26,7 +27,6 @@ pub fn swiglu_f32(y: Out<f32>, gate: In<f32>, up: In<f32>, n: u32) {
             j += 1;
         }
     }
-    pdl::launch_dependents();
 }
 
 #[inline(always)]
