@@ -2,8 +2,9 @@
 
 use super::Target;
 use super::toolchain::Toolchain;
-use crate::command::{Failure, Result, capture};
+use crate::command::{Failure, OnPath, Result, capture};
 use crate::paths;
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -59,7 +60,14 @@ pub fn compile(toolchain: &Toolchain, target: Target) -> Result<Bitcode> {
             .env("CARGO_PROFILE_RELEASE_DEBUG", "line-directives-only")
             .stderr(Stdio::inherit()),
     )?;
-    libraries(&output.stdout)
+    let mut bitcode = libraries(&output.stdout)?;
+    // The next target's compilation overwrites cargo's file.
+    let dir = target.build_dir();
+    fs::create_dir_all(&dir).on(&dir)?;
+    let kept = dir.join("kernels.rlib");
+    fs::copy(&bitcode.kernels, &kept).on(&kept)?;
+    bitcode.kernels = kept;
+    Ok(bitcode)
 }
 
 /// Finds the libraries in cargo's messages.

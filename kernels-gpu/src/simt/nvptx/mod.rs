@@ -49,7 +49,7 @@ pub fn sync_threads() {
     unsafe { nvptx::_syncthreads() }
 }
 
-#[cfg(target_feature = "sm_90")]
+#[cfg(oxwarp_sm = "90a")]
 unsafe extern "unadjusted" {
     #[link_name = "llvm.nvvm.griddepcontrol.wait"]
     fn griddepcontrol_wait();
@@ -59,7 +59,7 @@ unsafe extern "unadjusted" {
 
 #[inline(always)]
 pub fn pdl_wait() {
-    #[cfg(target_feature = "sm_90")]
+    #[cfg(oxwarp_sm = "90a")]
     // SAFETY: waits; touches no memory.
     unsafe {
         griddepcontrol_wait();
@@ -68,7 +68,7 @@ pub fn pdl_wait() {
 
 #[inline(always)]
 pub fn pdl_launch_dependents() {
-    #[cfg(target_feature = "sm_90")]
+    #[cfg(oxwarp_sm = "90a")]
     // SAFETY: a hint to the scheduler; touches no memory.
     unsafe {
         griddepcontrol_launch_dependents();
