@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::Error;
 use crate::backend::Memory;
@@ -9,7 +10,10 @@ use crate::backend::cpu::{Cpu, CpuOptions};
 use crate::generate::{GenerateOptions, Generation, Session};
 use crate::gguf::{Gguf, MappedFile};
 use crate::model::{self, Engine, EngineOptions, LoadProgress, ModelConfig};
-use crate::tokenizer::{EncodeOptions, Tokenizer};
+use crate::tokenizer::template::DateTime;
+use crate::tokenizer::{
+    ChatOptions, ChatPrompt, ChatTemplate, EncodeOptions, Message, TemplateError, Tokenizer,
+};
 
 /// How to load a model.
 #[derive(Default)]
@@ -46,6 +50,8 @@ pub struct LoadOptions<'p> {
 pub struct Model {
     path: Box<Path>,
     tokenizer: Tokenizer,
+    /// A template that cannot be used is an error where it is needed: the model can still complete texts.
+    template: Result<Option<ChatTemplate>, TemplateError>,
     session: Session,
 }
 
@@ -60,6 +66,7 @@ impl Model {
         let gguf = Gguf::parse(file.bytes()).map_err(|source| Error::Gguf { path: path.clone(), source })?;
         let tokenizer =
             Tokenizer::from_gguf(&gguf).map_err(|source| Error::Vocabulary { path: path.clone(), source })?;
+        let template = ChatTemplate::from_gguf(&gguf);
         let engine_options = EngineOptions {
             n_ctx: options.n_ctx,
             allow_longer_context: options.allow_longer_context,
@@ -72,7 +79,7 @@ impl Model {
         let engine =
             cpu.and_then(|cpu| Engine::load(cpu, Arc::clone(&file), &gguf, engine_options, progress));
         let engine = engine.map_err(|source| Error::Model { path: path.clone(), source })?;
-        Ok(Model { path, tokenizer, session: Session::new(Box::new(engine), CPU_BATCH) })
+        Ok(Model { path, tokenizer, template, session: Session::new(Box::new(engine), CPU_BATCH) })
     }
 
     /// Continues `prompt`. What the cache still holds of it from the last generation is not computed again.
@@ -96,6 +103,51 @@ impl Model {
         options: GenerateOptions,
     ) -> Result<Generation<'_>, Error> {
         Ok(Generation::new(&mut self.session, &self.tokenizer, prompt, options)?)
+    }
+
+    /// Answers the last of `messages`. A conversation is continued with all its messages each time: what the cache still
+    /// holds of them is not computed again.
+    ///
+    /// ```no_run
+    /// use oxwarp::generate::GenerateOptions;
+    /// use oxwarp::tokenizer::Message;
+    /// use oxwarp::{LoadOptions, Model};
+    ///
+    /// let mut model = Model::load("SmolLM2-135M-Instruct.Q4_1.gguf", LoadOptions::default())?;
+    /// let messages = [Message::new("user", "What is the capital of France?")];
+    /// for token in model.chat(&messages, GenerateOptions::default())? {
+    ///     print!("{}", token?.text);
+    /// }
+    /// # Ok::<(), oxwarp::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Model::chat_prompt`] and [`Model::generate`].
+    pub fn chat(&mut self, messages: &[Message], options: GenerateOptions) -> Result<Generation<'_>, Error> {
+        let prompt = self.chat_prompt(messages)?;
+        self.generate_from_tokens(&prompt.ids, options)
+    }
+
+    /// What the file's chat template makes of `messages` and the beginning of an answer. Texts in the users' messages
+    /// that look like control tokens are plain text.
+    ///
+    /// # Errors
+    /// The file has no chat template or one that is broken; the template refuses the messages.
+    pub fn chat_prompt(&self, messages: &[Message]) -> Result<ChatPrompt, Error> {
+        let template = match &self.template {
+            Ok(Some(template)) => template,
+            Ok(None) => return Err(Error::NoChatTemplate { path: self.path.clone() }),
+            Err(source) => {
+                return Err(Error::ChatTemplate { path: self.path.clone(), source: source.clone() });
+            }
+        };
+        let options = ChatOptions { add_generation_prompt: true, now: now(), ..Default::default() };
+        Ok(self.tokenizer.encode_chat(template, messages, &options)?)
+    }
+
+    /// Whether the file has a chat template, usable or not.
+    pub fn has_chat_template(&self) -> bool {
+        !matches!(self.template, Ok(None))
     }
 
     /// The logits after each of `tokens`, `[n_tokens, n_vocab]`: row `i` says what may follow token `i`.
@@ -160,6 +212,12 @@ impl Model {
     pub fn memory(&self) -> Memory {
         self.session.memory()
     }
+}
+
+/// The time of day in UTC, which some templates tell the model; none if the clock is set to before 1970.
+fn now() -> Option<DateTime> {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    Some(DateTime::from_unix(since_1970.as_secs().try_into().ok()?))
 }
 
 /// Tokens of a prompt that the CPU computes at once: enough for its matrix products to be at full speed, few enough for a

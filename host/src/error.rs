@@ -22,6 +22,9 @@ pub enum Error {
     /// There is nothing to turn a conversation into a prompt with.
     #[error("{}: the file has no chat template", path.display())]
     NoChatTemplate { path: Box<Path> },
+    /// There is a template, and it is broken.
+    #[error("{}: its chat template cannot be used", path.display())]
+    ChatTemplate { path: Box<Path>, source: tokenizer::TemplateError },
     /// Text cannot be encoded, or ids not be decoded.
     #[error(transparent)]
     Tokenizer(#[from] tokenizer::Error),

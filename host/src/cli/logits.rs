@@ -7,17 +7,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::Outcome;
-use super::options::ModelArgs;
+use super::options::{ENVIRONMENT, ModelArgs};
 
 /// Write the logits after each token of a sequence
 ///
 /// The output has n_tokens × n_vocab numbers without any header: 32-bit little-endian floats, those of the first token
 /// first.
 #[derive(clap::Args, Debug)]
+#[command(after_help = ENVIRONMENT)]
 pub struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
-
     /// The token ids, with commas between them
     #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
     tokens: Vec<u32>,
@@ -25,6 +23,9 @@ pub struct Args {
     /// File to write to
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
+
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 /// An output file that cannot be written.

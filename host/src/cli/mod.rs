@@ -7,8 +7,13 @@
 //! below, so an error's own text must not repeat its source's. A subcommand writes to standard output with
 //! `writeln!(…)?`, never `println!`: a closed pipe is then an error like any other, and `main` ends quietly on it.
 
+mod answer;
+mod chat;
+mod interrupt;
 mod logits;
 mod options;
+mod report;
+mod run;
 mod tokenize;
 
 use std::error::Error;
@@ -32,6 +37,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Run(run::Args),
     Logits(logits::Args),
     Tokenize(tokenize::Args),
 }
@@ -39,6 +45,7 @@ enum Command {
 impl Command {
     fn run(self) -> Outcome {
         match self {
+            Command::Run(args) => run::run(args),
             Command::Logits(args) => logits::run(args),
             Command::Tokenize(args) => tokenize::run(args),
         }

@@ -3,14 +3,25 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use indicatif::{ProgressBar, ProgressStyle};
+use oxwarp::sampler::{self, OptionRange, SamplerOptions};
 use oxwarp::{LoadOptions, Model};
+
+/// More than any machine has cores; fewer than a system refuses to start.
+const MAX_THREADS: u64 = 1024;
+
+/// What `after_help` says of the environment.
+pub const ENVIRONMENT: &str = "\
+Settings may come from the environment too: OXWARP_TEMP for --temp, OXWARP_CTX_SIZE for --ctx-size,
+OXWARP_MODEL for the file, and so on. The command line comes first.";
 
 /// Which model, and where it runs.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// The model, a GGUF file [env: OXWARP_MODEL]
+    /// The model, a GGUF file
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
 
@@ -19,7 +30,7 @@ pub struct ModelArgs {
     model: Option<PathBuf>,
 
     /// Tokens that prompt and answer may have together [default: what the model was trained for, at most 8192]
-    #[arg(short, long, value_name = "N", env = "OXWARP_CTX_SIZE", hide_env_values = true)]
+    #[arg(short, long, value_name = "N", env = "OXWARP_CTX_SIZE", hide_env = true)]
     ctx_size: Option<usize>,
 
     /// Allow a context longer than the model was trained for
@@ -27,7 +38,8 @@ pub struct ModelArgs {
     allow_longer_context: bool,
 
     /// Threads of the CPU back end [default: one for each core]
-    #[arg(short, long, value_name = "N", env = "OXWARP_THREADS", hide_env_values = true)]
+    #[arg(short, long, value_name = "N", env = "OXWARP_THREADS", hide_env = true)]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_THREADS))]
     threads: Option<usize>,
 }
 
@@ -65,4 +77,89 @@ fn no_model() -> ! {
     let mut error = clap::Error::new(ErrorKind::MissingRequiredArgument);
     error.insert(ContextKind::InvalidArg, ContextValue::Strings(vec!["<FILE>".to_owned()]));
     error.exit()
+}
+
+/// How tokens are chosen.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplerArgs {
+    /// Seed of the draws: the same seed gives the same text; -1 is a random one
+    #[arg(short, long, value_name = "N", default_value = "-1", allow_negative_numbers = true)]
+    #[arg(value_parser = seed, env = "OXWARP_SEED", hide_env = true)]
+    seed: Seed,
+
+    /// Temperature, 0 to 2; 0 always takes the most probable token
+    #[arg(long, value_name = "T", default_value = "0.8", allow_negative_numbers = true)]
+    #[arg(value_parser = in_range(sampler::TEMPERATURE), env = "OXWARP_TEMP", hide_env = true)]
+    temp: f32,
+
+    /// Keep the K most probable tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value = "40", env = "OXWARP_TOP_K", hide_env = true)]
+    top_k: usize,
+
+    /// Keep the most probable tokens whose probabilities sum to P, 0 to 1; 1 keeps all
+    #[arg(long, value_name = "P", default_value = "0.95", allow_negative_numbers = true)]
+    #[arg(value_parser = in_range(sampler::TOP_P), env = "OXWARP_TOP_P", hide_env = true)]
+    top_p: f32,
+
+    /// Keep tokens at least P times as probable as the best one, 0 to 1; 0 keeps all
+    #[arg(long, value_name = "P", default_value = "0.05", allow_negative_numbers = true)]
+    #[arg(value_parser = in_range(sampler::MIN_P), env = "OXWARP_MIN_P", hide_env = true)]
+    min_p: f32,
+
+    /// Make tokens that occurred less probable, 0.01 to 100; 1 is off
+    #[arg(long, value_name = "X", default_value = "1", allow_negative_numbers = true)]
+    #[arg(value_parser = in_range(sampler::REPEAT_PENALTY), env = "OXWARP_REPEAT_PENALTY", hide_env = true)]
+    repeat_penalty: f32,
+
+    /// Tokens that --repeat-penalty looks back at; 0 is none, -1 all
+    #[arg(long, value_name = "N", default_value = "64", allow_negative_numbers = true)]
+    #[arg(value_parser = count_or_all, env = "OXWARP_REPEAT_LAST_N", hide_env = true)]
+    repeat_last_n: usize,
+}
+
+impl SamplerArgs {
+    pub fn options(&self) -> SamplerOptions {
+        SamplerOptions {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n,
+            seed: self.seed.0,
+        }
+    }
+}
+
+/// A seed; none for a random one.
+#[derive(Clone, Copy, Debug)]
+struct Seed(Option<u64>);
+
+fn seed(text: &str) -> Result<Seed, String> {
+    match text {
+        "-1" => Ok(Seed(None)),
+        _ => text.parse().map(|seed| Seed(Some(seed))).map_err(|_| format!("allowed: -1 to {}", u64::MAX)),
+    }
+}
+
+/// A parser of numbers in `range`, whose refusals name the range; clap names the option and the value.
+fn in_range(range: OptionRange) -> impl Fn(&str) -> Result<f32, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.parse().ok().and_then(|number| range.check(number).ok());
+        number.ok_or_else(|| format!("allowed: {} to {}", range.min, range.max))
+    }
+}
+
+/// A count, where -1 stands for all there are.
+pub fn count_or_all(text: &str) -> Result<usize, String> {
+    match text {
+        "-1" => Ok(usize::MAX),
+        _ => text.parse().map_err(|_| format!("allowed: -1 to {}", usize::MAX)),
+    }
+}
+
+/// A text that is not empty.
+pub fn some_text(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() { Err("allowed: at least one character") } else { Ok(text.to_owned()) }
 }
