@@ -1,10 +1,13 @@
-//! The project's commands: `cargo xtask setup|build-ptx`.
+//! The project's commands: `cargo xtask demo`, `test`, `setup`, `build-ptx`, `tidy`.
 
 mod command;
+mod demo;
 mod paths;
 mod ptx;
 mod setup;
 mod source_hash;
+mod test;
+mod tidy;
 
 use command::{Failure, Result};
 use std::process::ExitCode;
@@ -12,10 +15,14 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
+  demo                 set up what is missing, and run a small real model
+  test                 set up what is missing, and run every check and test
+
   setup                fetch what is missing: compiler parts, ptxas, the demo model
   build-ptx            compile and check the GPU kernels (target/ptx)
       --force          even those that are fresh
       --line-info      keep source lines, for profilers
+  tidy                 check the project's invariants
 ";
 
 fn main() -> ExitCode {
@@ -31,13 +38,16 @@ fn main() -> ExitCode {
 
 fn dispatch(words: &[&str]) -> Result<()> {
     match words {
+        ["demo"] => demo::command(),
+        ["test"] => test::command(),
         ["setup"] => setup::command(),
         ["build-ptx", options @ ..] => ptx::build(build_options(options)?),
+        ["tidy"] => tidy::check(),
         [] | ["help" | "--help" | "-h", ..] => {
             print!("{USAGE}");
             Ok(())
         }
-        [unknown, ..] => Err(Failure::Other(format!("unknown command `{unknown}`\n\n{USAGE}"))),
+        unknown => Err(Failure::Other(format!("unknown command `{}`\n\n{USAGE}", unknown.join(" ")))),
     }
 }
 

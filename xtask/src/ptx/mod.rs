@@ -67,7 +67,7 @@ pub fn build(options: Options) -> Result<()> {
     let ptxas = toolchain::ptxas();
     let stale: Vec<_> = TARGETS
         .into_iter()
-        .filter(|target| options.force || !is_fresh(*target, &hash, ptxas.is_some()))
+        .filter(|target| options.force || options.line_info || !is_fresh(*target, &hash, ptxas.is_some()))
         .collect();
     if ptxas.is_none() {
         println!(
