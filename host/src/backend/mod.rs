@@ -328,7 +328,7 @@ pub enum Error {
     DoesNotFit { device: String, need: Memory, available: u64 },
     #[error("{device}: out of memory: {bytes} more bytes for {purpose}")]
     OutOfMemory { device: String, purpose: &'static str, bytes: u64 },
-    #[error("tensor {tensor:?}: type {ty} is not supported by {device} (supported: {supported})")]
+    #[error("tensor `{tensor}`: type {ty} is not supported on {device} (supported: {supported})")]
     UnsupportedType { device: String, tensor: String, ty: &'static str, supported: String },
     #[error("{device}: attention with {n_heads} heads of {head_dim} elements is not supported: {why}")]
     UnsupportedAttention { device: String, n_heads: usize, head_dim: usize, why: String },

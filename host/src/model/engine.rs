@@ -146,9 +146,10 @@ impl<B: Backend> Engine<B> {
         };
         b.admit(&need)?;
 
-        let weights = tensors::load(file, gguf, &config, n_ctx, &mut b, progress)?;
+        // What may not be had comes before what takes long.
         let cache = KvCache::new(&mut b, config.n_layers, config.kv_shape(n_ctx))?;
         let activations = Activations::new(&mut b, &config, n_batch)?;
+        let weights = tensors::load(file, gguf, &config, n_ctx, &mut b, progress)?;
         let logits = vec![0.0; HEAD_ROWS * config.n_vocab];
         Ok(Engine { b, config, weights, activations, cache, n_batch, logits })
     }

@@ -14,17 +14,17 @@ pub enum Error {
     Backend(#[from] backend::Error),
     #[error("architecture {found:?} is not supported (supported: {known})")]
     UnknownArchitecture { found: String, known: String },
-    #[error("key {key:?} is {found}: {feature} is not supported")]
+    #[error("metadata key `{key}`: found {found}; {feature} is not supported")]
     UnsupportedFeature { key: String, found: String, feature: &'static str },
-    #[error("key {key:?} says {declared} layers, but the file has tensors of {present}")]
+    #[error("metadata key `{key}`: found {declared}, but the tensors are of {present} layers")]
     LayerCount { key: String, declared: usize, present: usize },
-    #[error("the tensors do not fit architecture {architecture:?}: {differences}")]
+    #[error("the tensors are not those of architecture {architecture:?}: {differences}")]
     TensorSet { architecture: &'static str, differences: Differences },
-    #[error("tensor {name:?} is {found}, but the metadata call for {expected} (fastest dimension first)")]
+    #[error("tensor `{name}`: found {found}, but the metadata call for {expected} (fastest dimension first)")]
     TensorShape { name: String, found: Dims, expected: Dims },
-    #[error("tensor {name:?} is of type {found}; supported here: {supported}")]
+    #[error("tensor `{name}`: found type {found}, allowed: {supported}")]
     TensorType { name: String, found: GgmlType, supported: &'static str },
-    #[error("tensor {name:?} holds {value} at element {index}; allowed: {allowed}")]
+    #[error("tensor `{name}`: found {value} at element {index}, allowed: {allowed}")]
     TensorValue { name: String, value: f32, index: usize, allowed: &'static str },
     #[error(
         "a context of {wanted} tokens is more than the {trained} that the model was trained for \
@@ -71,7 +71,7 @@ impl fmt::Display for Differences {
         let lists = [("missing", &self.missing), ("surplus", &self.surplus)];
         let mut separator = "";
         for (what, names) in lists.into_iter().filter(|(_, names)| !names.is_empty()) {
-            let shown: Vec<String> = names.iter().take(NAMES_SHOWN).map(|name| format!("{name:?}")).collect();
+            let shown: Vec<String> = names.iter().take(NAMES_SHOWN).map(|name| format!("`{name}`")).collect();
             write!(f, "{separator}{} {what}: {}", names.len(), shown.join(", "))?;
             if names.len() > NAMES_SHOWN {
                 write!(f, " and {} more", names.len() - NAMES_SHOWN)?;

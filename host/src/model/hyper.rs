@@ -40,7 +40,7 @@ impl<'a> Hyper<'a> {
             return Err(self.refused(
                 "attention.head_count_kv",
                 n_kv_heads,
-                format!("a divisor of the {n_heads} of \"{}\"", self.key("attention.head_count")),
+                format!("a divisor of the {n_heads} of `{}`", self.key("attention.head_count")),
             ));
         }
         let head_dim = self.head_dim(n_embd, n_heads)?;
@@ -160,7 +160,7 @@ impl<'a> Hyper<'a> {
         let stated = self.gguf.get(&self.key("attention.key_length")).is_some();
         if default.is_none() && !stated {
             let allowed = format!(
-                "multiples of the {n_heads} of \"{}\", where there is no \"{}\"",
+                "multiples of the {n_heads} of `{}`, where there is no `{}`",
                 self.key("attention.head_count"),
                 self.key("attention.key_length"),
             );

@@ -157,3 +157,85 @@ impl Block for Q6_K {
         q.add(V::splat(-32.0)).mul(V::splat(V::f16(self.d) * f32::from(self.scales[group])))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kernels_gpu::quant::{BF16, F16, F32, QuantBlock};
+
+    use super::super::vector::{Isa, Kernel};
+    use super::*;
+
+    struct Decode<'a, B> {
+        block: &'a B,
+        out: Vec<&'a mut [f32; LANES]>,
+    }
+
+    impl<B: Block> Kernel for Decode<'_, B> {
+        #[inline(always)]
+        fn run<V: Vector>(self) {
+            for (group, out) in self.out.into_iter().enumerate() {
+                self.block.group::<V>(group).store(out);
+            }
+        }
+    }
+
+    /// Random bytes, the edges of a half among them: every bit pattern is a block.
+    fn random_bytes(len: usize, seed: u64) -> Vec<u8> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    /// `B` decodes to the bits of `Q`, which are checked against golden blocks in its own crate.
+    fn check<B: Block, Q: QuantBlock + bytemuck::Pod>() {
+        for seed in 0..200 {
+            let bytes = random_bytes(size_of::<B>(), seed);
+            let mut expected = vec![0.0; B::ELEMENTS];
+            kernels_gpu::quant::decode_blocks(bytemuck::cast_slice::<u8, Q>(&bytes), &mut expected);
+            for isa in Isa::all() {
+                let mut found = vec![0.0; B::ELEMENTS];
+                let block: &B = bytemuck::from_bytes(&bytes);
+                isa.run(Decode { block, out: found.as_chunks_mut::<LANES>().0.iter_mut().collect() });
+                for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                    let same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+                    // A zero quant times a negative scale, plus zero: the sign of a zero product has no meaning.
+                    let zeros = *found == 0.0 && *expected == 0.0;
+                    assert!(
+                        same || zeros,
+                        "{} {}, element {i}: {found}, not {expected}",
+                        Q::NAME,
+                        isa.name()
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn floats_decode_exactly() {
+        check::<F32x16, F32>();
+        check::<F16x16, F16>();
+        check::<BF16x16, BF16>();
+    }
+
+    #[test]
+    fn blocks_of_32_decode_exactly() {
+        check::<Q4_0, Q4_0>();
+        check::<Q4_1, Q4_1>();
+        check::<Q5_0, Q5_0>();
+        check::<Q5_1, Q5_1>();
+        check::<Q8_0, Q8_0>();
+    }
+
+    #[test]
+    fn blocks_of_256_decode_exactly() {
+        check::<Q4_K, Q4_K>();
+        check::<Q5_K, Q5_K>();
+        check::<Q6_K, Q6_K>();
+    }
+}

@@ -38,3 +38,10 @@ impl Zeros {
         self.map.as_ref().map_or(0, |map| map.len() as u64)
     }
 }
+
+/// Bytes of memory that the machine has, where the system tells.
+pub fn physical_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}

@@ -15,7 +15,7 @@ use crate::gguf::GgmlType;
 
 use super::attention::AttendHead;
 use super::matrix::{Matrix, check_type, run_gemv};
-use super::memory::Zeros;
+use super::memory::{Zeros, physical_memory};
 use super::rows::{Rmsnorm, Swiglu};
 use super::vector::{Isa, LANES};
 
@@ -110,10 +110,11 @@ impl Backend for Cpu {
         shape.elements()?.checked_mul(size_of::<f32>() as u64)
     }
 
-    /// The file is mapped and the cache grows with use, so that only what no address space holds is refused here.
+    /// Weights are pages of the file, which the system may drop and read again; the rest must have a place in memory,
+    /// though it takes it up only as it is used.
     fn admit(&mut self, need: &Memory) -> Result<(), Error> {
-        let available = isize::MAX as u64;
-        match need.total() <= available {
+        let available = physical_memory().unwrap_or(isize::MAX as u64);
+        match need.kv_cache.saturating_add(need.activations) <= available {
             true => Ok(()),
             false => Err(Error::DoesNotFit { device: self.name(), need: *need, available }),
         }
