@@ -3,6 +3,7 @@
 mod api;
 pub mod backend;
 pub mod cuda;
+pub mod device;
 mod error;
 pub mod generate;
 pub mod gguf;

@@ -11,6 +11,7 @@
 //! | [`attention_decode`] | attention of one token over a long cache, in parts, and their merge |
 //! | [`attention_prefill`] | attention of many new tokens |
 //! | [`bias`] | adds a bias to each row |
+//! | [`copy`] | copies within device memory |
 //! | [`embedding`] | looks up the rows of tokens |
 //! | [`gemm`] | linear layers over many tokens |
 //! | [`gemv`] | linear layers over one token |
@@ -49,6 +50,7 @@ pub mod add;
 pub mod attention_decode;
 pub mod attention_prefill;
 pub mod bias;
+pub mod copy;
 pub mod embedding;
 pub mod gemm;
 pub mod gemv;

@@ -3,7 +3,7 @@
 //! Tests that need a GPU pass without one, and say so on standard error.
 
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex};
 
 use kernels_gpu::add::{self, add_f32};
 use kernels_gpu::launch::{Device, DeviceSlice, Grid, Purpose};
@@ -13,11 +13,18 @@ use testkit::compare::{FAST_MATH_ROUNDINGS, assert_within, gamma};
 use testkit::data::Rng;
 use testkit::reference;
 
-/// GPU 0, or none with a note why.
+/// GPU 0 with a stream of its own, or none with a note why. All tests share its module, which takes a while to compile.
 ///
 /// # Panics
 /// If there is a GPU that cannot be used: then these tests would show nothing.
 pub fn gpu() -> Option<Cuda> {
+    static SHARED: LazyLock<Option<Mutex<Cuda>>> = LazyLock::new(|| open().map(Mutex::new));
+    let gpu = SHARED.as_ref()?.lock().expect("nothing panics while it forks");
+    Some(gpu.fork().expect("a stream"))
+}
+
+/// As [`gpu`], with memory accounts of its own.
+pub fn open() -> Option<Cuda> {
     match Cuda::open(0) {
         Ok(gpu) => Some(gpu),
         Err(error @ (Error::NoDriver { .. } | Error::NoGpu { .. })) => {
@@ -137,7 +144,7 @@ fn a_batch_does_the_same_one_by_one_captured_and_replayed() {
 
 #[test]
 fn memory_is_accounted_by_purpose_and_given_back() {
-    let Some(gpu) = gpu() else { return };
+    let Some(gpu) = open() else { return };
     assert_eq!(gpu.vram_use(), VramUse::default());
     let weights = gpu.alloc::<f32>(1000, Purpose::Weights).unwrap();
     let kv = gpu.alloc::<u8>(77, Purpose::KvCache).unwrap();
@@ -212,7 +219,7 @@ fn send(uploader: &Uploader, source: &Arc<Vec<u8>>, place: impl Fn(usize) -> Des
 
 #[test]
 fn uploads_arrive_whole_in_place_and_through_staging() {
-    let Some(gpu) = gpu() else { return };
+    let Some(gpu) = open() else { return };
     let values = Rng::new(4).normal(100_003, 1.0);
     let source = Arc::new(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
     let in_place = Arc::new(gpu.alloc::<u8>(source.len(), Purpose::Weights).unwrap());

@@ -1,6 +1,8 @@
 //! The integration tests: one binary, one module a subject.
 
 mod cuda;
+mod cuda_models;
+mod emulator_models;
 mod generate;
 mod gguf;
 mod golden;

@@ -8,6 +8,7 @@
 //! program and panics with both numbers.
 
 pub mod cpu;
+pub mod gpu;
 
 use std::ops::Range;
 use std::sync::Arc;

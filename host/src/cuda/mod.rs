@@ -5,7 +5,7 @@
 //! - `module`: the PTX that this program carries, compiled by the driver at start.
 //! - `device`: [`Cuda`], on which kernels are launched; `graph`: many launches as one;
 //!   `event`: marks to wait for and to measure between.
-//! - `upload`: a file's bytes on their way to the GPU.
+//! - `upload`: a file's bytes on their way to the GPU; `readback`: results on their way back.
 //!
 //! Nothing outside this folder names cust.
 
@@ -17,11 +17,13 @@ mod event;
 mod graph;
 mod module;
 mod raw;
+mod readback;
 mod upload;
 mod vram;
 
 pub use device::{Cuda, GpuInfo, gpu_count};
 pub use error::{CallError, Error, Version};
 pub use event::Event;
+pub use readback::Readback;
 pub use upload::{Chunk, Destination, ReadError, UploadError, Uploader};
 pub use vram::VramUse;

@@ -162,6 +162,10 @@ impl Pinned {
         self.start
     }
 
+    pub(super) fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.start
+    }
+
     pub(super) fn len(&self) -> usize {
         self.n_bytes
     }

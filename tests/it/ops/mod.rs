@@ -17,6 +17,7 @@ macro_rules! on_every_device {
 mod add;
 mod attention;
 mod bias;
+mod copy;
 mod embedding;
 mod gemm;
 mod gemv;

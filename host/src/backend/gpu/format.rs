@@ -1,0 +1,210 @@
+//! The block formats that kernels exist for, and the kernels of each.
+
+use kernels_gpu::embedding::*;
+use kernels_gpu::gemm::*;
+use kernels_gpu::gemv::*;
+use kernels_gpu::launch::{Device, DeviceSlice, Grid};
+use kernels_gpu::quant::layout::GpuLayout;
+use kernels_gpu::quant::{self, QuantBlock};
+use kernels_gpu::repack::{self, *};
+
+use crate::gguf::GgmlType;
+
+/// A format of weights that the GPU computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format(GgmlType);
+
+/// Evaluates `$body` with `$block` standing for the format's block type.
+macro_rules! with_block {
+    ($format:expr, |$block:ident| $body:expr) => {{
+        macro_rules! body {
+            ($ty:ty) => {{
+                type $block = $ty;
+                $body
+            }};
+        }
+        match $format.0 {
+            GgmlType::F32 => body!(quant::F32),
+            GgmlType::F16 => body!(quant::F16),
+            GgmlType::BF16 => body!(quant::BF16),
+            GgmlType::Q4_0 => body!(quant::Q4_0),
+            GgmlType::Q4_1 => body!(quant::Q4_1),
+            GgmlType::Q5_0 => body!(quant::Q5_0),
+            GgmlType::Q5_1 => body!(quant::Q5_1),
+            GgmlType::Q8_0 => body!(quant::Q8_0),
+            GgmlType::Q4_K => body!(quant::Q4_K),
+            GgmlType::Q5_K => body!(quant::Q5_K),
+            GgmlType::Q6_K => body!(quant::Q6_K),
+            other => unreachable!("Format::new admits no {}", other.name()),
+        }
+    }};
+}
+
+/// Launches one of eleven kernels that take the same arguments.
+macro_rules! launch_by_format {
+    ($device:expr, $format:expr, $grid:expr,
+     [$($name:ident: $ty:ident),*], $arguments:tt) => {
+        match $format.0 {
+            $(GgmlType::$ty => launch_by_format!(@one $device, $grid, $name, $arguments),)*
+            other => unreachable!("no kernel for {}", other.name()),
+        }
+    };
+    (@one $device:expr, $grid:expr, $name:ident, { $($field:ident: $value:expr),* }) => {
+        $device.launch($name { $($field: $value),* }, $grid)
+    };
+}
+
+/// Blocks that repacking takes at once: chunks of a matrix begin at multiples of it.
+pub const REPACK_TILE_BLOCKS: usize = repack::TILE_BLOCKS;
+
+impl Format {
+    const SUPPORTED: [GgmlType; 11] = [
+        GgmlType::F32,
+        GgmlType::F16,
+        GgmlType::BF16,
+        GgmlType::Q4_0,
+        GgmlType::Q4_1,
+        GgmlType::Q5_0,
+        GgmlType::Q5_1,
+        GgmlType::Q8_0,
+        GgmlType::Q4_K,
+        GgmlType::Q5_K,
+        GgmlType::Q6_K,
+    ];
+
+    /// The format of a tensor type, if there are kernels for it.
+    pub fn new(ty: GgmlType) -> Option<Self> {
+        Self::SUPPORTED.contains(&ty).then_some(Format(ty))
+    }
+
+    /// The names of all supported types, for messages.
+    pub fn supported() -> String {
+        Self::SUPPORTED.map(GgmlType::name).join(", ")
+    }
+
+    /// Blocks of a matrix.
+    pub fn n_blocks(self, n_rows: usize, n_cols: usize) -> usize {
+        with_block!(self, |Block| n_rows * (n_cols / Block::ELEMENTS))
+    }
+
+    /// Bytes of a block in a file.
+    pub fn block_bytes(self) -> usize {
+        with_block!(self, |Block| Block::BYTES)
+    }
+
+    /// Bytes of a matrix in the GPU's layout.
+    pub fn matrix_bytes(self, n_blocks: usize) -> usize {
+        with_block!(self, |Block| Block::matrix_bytes(n_blocks))
+    }
+
+    /// Whether the GPU keeps the bytes in the order of the file.
+    pub fn is_as_in_file(self) -> bool {
+        with_block!(self, |Block| Block::AS_IN_FILE)
+    }
+
+    /// Puts blocks of a file into their places of a matrix.
+    ///
+    /// # Panics
+    /// If the format needs no repacking.
+    pub fn repack<D: Device>(
+        self,
+        device: &D,
+        dst: &mut DeviceSlice<u8>,
+        src: &DeviceSlice<u8>,
+        blocks: Blocks,
+    ) -> Result<(), D::Error> {
+        let Blocks { first, n, total } = blocks;
+        launch_by_format!(device, self, Grid::x(u32_of(repack_blocks(n))),
+            [repack_q4_0: Q4_0, repack_q4_1: Q4_1, repack_q5_0: Q5_0, repack_q5_1: Q5_1, repack_q8_0: Q8_0,
+             repack_q6_k: Q6_K],
+            { dst: dst, src: src, first_block: u32_of(first), n_blocks: u32_of(n), total_blocks: u32_of(total) })
+    }
+
+    /// y[t] = row tokens[t] of `w`.
+    pub fn embedding<D: Device>(
+        self,
+        device: &D,
+        y: &mut DeviceSlice<f32>,
+        w: &DeviceSlice<u8>,
+        tokens: &DeviceSlice<u32>,
+        [n_vocab, dim]: [usize; 2],
+    ) -> Result<(), D::Error> {
+        let grid = Grid::xy(u32_of(embedding_blocks(dim)), u32_of(tokens.len()));
+        launch_by_format!(device, self, grid,
+            [embedding_f32: F32, embedding_f16: F16, embedding_bf16: BF16, embedding_q4_0: Q4_0,
+             embedding_q4_1: Q4_1, embedding_q5_0: Q5_0, embedding_q5_1: Q5_1, embedding_q8_0: Q8_0,
+             embedding_q4_k: Q4_K, embedding_q5_k: Q5_K, embedding_q6_k: Q6_K],
+            { y: y, w: w, tokens: tokens, dim: u32_of(dim), n_vocab: u32_of(n_vocab) })
+    }
+
+    /// y[o] = Σ w[o, k] · x[k], with at most `max_blocks` blocks.
+    pub fn gemv<D: Device>(
+        self,
+        device: &D,
+        y: &mut DeviceSlice<f32>,
+        w: &DeviceSlice<u8>,
+        x: &DeviceSlice<f32>,
+        [n_rows, n_cols]: [usize; 2],
+        max_blocks: usize,
+    ) -> Result<(), D::Error> {
+        let grid = Grid::x(u32_of(gemv_blocks(n_rows, max_blocks)));
+        launch_by_format!(device, self, grid,
+            [gemv_f32: F32, gemv_f16: F16, gemv_bf16: BF16, gemv_q4_0: Q4_0, gemv_q4_1: Q4_1, gemv_q5_0: Q5_0,
+             gemv_q5_1: Q5_1, gemv_q8_0: Q8_0, gemv_q4_k: Q4_K, gemv_q5_k: Q5_K, gemv_q6_k: Q6_K],
+            { y: y, w: w, x: x, n_rows: u32_of(n_rows), n_cols: u32_of(n_cols) })
+    }
+
+    /// y[t, o] = Σ w[o, k] · x[t, k].
+    pub fn gemm<D: Device>(
+        self,
+        device: &D,
+        y: &mut DeviceSlice<f32>,
+        w: &DeviceSlice<u8>,
+        x: &DeviceSlice<f32>,
+        [n_rows, n_cols]: [usize; 2],
+        n_tokens: usize,
+    ) -> Result<(), D::Error> {
+        let (blocks_x, blocks_y) = gemm_grid(n_tokens, n_rows);
+        launch_by_format!(device, self, Grid::xy(u32_of(blocks_x), u32_of(blocks_y)),
+            [gemm_f32: F32, gemm_f16: F16, gemm_bf16: BF16, gemm_q4_0: Q4_0, gemm_q4_1: Q4_1, gemm_q5_0: Q5_0,
+             gemm_q5_1: Q5_1, gemm_q8_0: Q8_0, gemm_q4_k: Q4_K, gemm_q5_k: Q5_K, gemm_q6_k: Q6_K],
+            { y: y, w: w, x: x, n_tokens: u32_of(n_tokens), n_rows: u32_of(n_rows), n_cols: u32_of(n_cols) })
+    }
+}
+
+/// A run of blocks of a matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks {
+    /// Index of the first in the matrix; a multiple of [`REPACK_TILE_BLOCKS`].
+    pub first: usize,
+    pub n: usize,
+    /// Blocks of the matrix.
+    pub total: usize,
+}
+
+/// A number as kernels take it.
+///
+/// # Panics
+/// If it has more than 32 bits: no loader admits such a shape.
+pub fn u32_of(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or_else(|_| panic!("{n} is too large a shape for a kernel"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_agree_with_the_file_formats() {
+        for ty in GgmlType::all() {
+            let Some(format) = Format::new(ty) else { continue };
+            assert_eq!(format.block_bytes() as u64, ty.block_bytes(), "{}", ty.name());
+            let n_cols = 3 * ty.block_elements() as usize;
+            assert_eq!(format.n_blocks(5, n_cols), 15, "{}", ty.name());
+            let file_bytes = 15 * ty.block_bytes() as usize;
+            let padding = format.matrix_bytes(15) - file_bytes;
+            assert_eq!(padding == 0, format.is_as_in_file(), "{}: {padding} bytes of padding", ty.name());
+        }
+        assert_eq!(GgmlType::all().filter(|ty| Format::new(*ty).is_some()).count(), 11);
+    }
+}

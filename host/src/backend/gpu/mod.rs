@@ -1,0 +1,278 @@
+//! The back end that launches kernels: on an NVIDIA GPU, or unchanged on the emulator.
+//!
+//! Weights stay packed, in the layout of `kernels_gpu::quant::layout`; activations are f32, keys and values f16. A step's
+//! launches are handed to the device together ([`Accelerator::end_batch`]), which replays them as one graph where it
+//! has seen the same list before. For that, everything that changes from step to step is in device memory: the tokens,
+//! their positions, and the choice of the next.
+
+mod accelerator;
+mod cuda;
+mod format;
+mod ops;
+mod weights;
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use kernels_gpu::launch::{DeviceBuffer, Purpose};
+use kernels_gpu::simt::f16;
+
+use super::{Error, KvShape, MatrixSource, Memory, Step};
+use crate::gguf::GgmlType;
+
+pub use accelerator::Accelerator;
+use accelerator::device_error;
+use format::Format;
+use weights::{Arena, Piece, Upload};
+
+/// How to use a device.
+#[derive(Clone, Copy, Debug)]
+pub struct GpuOptions {
+    chunk_bytes: usize,
+}
+
+/// A chunk size that no upload can work with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "chunks of {found} bytes are not possible; allowed: {} to {}",
+    GpuOptions::MIN_CHUNK_BYTES,
+    GpuOptions::MAX_CHUNK_BYTES
+)]
+pub struct ChunkSizeError {
+    pub found: usize,
+}
+
+impl GpuOptions {
+    /// The smallest chunk: one tile of the largest block that needs repacking.
+    pub const MIN_CHUNK_BYTES: usize = Upload::MIN_CHUNK_BYTES;
+    /// The largest chunk: some dozens of them are locked in the host's memory while a model is loaded.
+    pub const MAX_CHUNK_BYTES: usize = 64 << 20;
+
+    /// Options with weights going to the device in chunks of `chunk_bytes`; by default 1 MiB.
+    ///
+    /// # Errors
+    /// A size outside of the limits.
+    pub fn with_chunk_bytes(chunk_bytes: usize) -> Result<Self, ChunkSizeError> {
+        match (Self::MIN_CHUNK_BYTES..=Self::MAX_CHUNK_BYTES).contains(&chunk_bytes) {
+            true => Ok(GpuOptions { chunk_bytes }),
+            false => Err(ChunkSizeError { found: chunk_bytes }),
+        }
+    }
+}
+
+impl Default for GpuOptions {
+    fn default() -> Self {
+        GpuOptions { chunk_bytes: 1 << 20 }
+    }
+}
+
+/// A [`super::Backend`] on a device.
+pub struct Gpu<D: Accelerator> {
+    // Before all that frees memory: uploads that nobody waited for must end first.
+    uploads: Option<D::Uploads>,
+    device: D,
+    options: GpuOptions,
+    arena: Arena,
+    /// Bytes of buffers handed out or kept, without the weights.
+    kv_cache_bytes: u64,
+    activation_bytes: u64,
+    inputs: Inputs,
+    /// Where attention leaves its parts, and a status of a choice: see `ops`.
+    scratch: Scratch,
+    /// Choices on their way to the host, oldest first; and places for more.
+    readings: VecDeque<D::Reading>,
+    idle_readings: Vec<D::Reading>,
+}
+
+/// What a step works on.
+struct Inputs {
+    tokens: DeviceBuffer<u32>,    // [capacity]
+    positions: DeviceBuffer<u32>, // [capacity]
+    /// The token chosen and the status of the choice.
+    chosen: DeviceBuffer<u32>, // [2]
+    /// Whether a launch of this step chooses.
+    chooses: bool,
+}
+
+/// Results between two launches of one op; grown where an op needs more.
+#[derive(Default)]
+struct Scratch {
+    part_out: Option<DeviceBuffer<f32>>, // [n_tokens, n_heads, n_splits, head_dim]
+    part_ml: Option<DeviceBuffer<f32>>,  // [n_tokens, n_heads, n_splits, 2]
+    /// Buffers that launches of this step use, and that are too small for later ones.
+    outgrown: Vec<DeviceBuffer<f32>>,
+}
+
+/// A weight matrix in a device's memory.
+pub struct GpuMatrix {
+    piece: Piece,
+    format: Format,
+    n_rows: usize,
+    n_cols: usize,
+}
+
+/// A short f32 tensor in a device's memory.
+pub struct GpuVector(Piece);
+
+/// Keys and values of one layer: each [n_kv_heads, n_ctx, head_dim].
+pub struct GpuKvLayer {
+    k: DeviceBuffer<f16>,
+    v: DeviceBuffer<f16>,
+    shape: KvShape,
+}
+
+/// Device memory that must stay free beside a model: the driver's graphs, the parts of attention, tables.
+const RESERVE_BYTES: u64 = 64 << 20;
+
+/// Room in the arena for what the prediction does not count: the gaps behind small vectors.
+const ARENA_SLACK_BYTES: usize = 256 << 10;
+
+impl<D: Accelerator> Gpu<D> {
+    /// A back end on `device`.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn new(device: D, options: GpuOptions) -> Result<Self, Error> {
+        let inputs = Inputs {
+            tokens: device.zeros(1, Purpose::Other).map_err(device_error)?,
+            positions: device.zeros(1, Purpose::Other).map_err(device_error)?,
+            chosen: device.zeros(2, Purpose::Other).map_err(device_error)?,
+            chooses: false,
+        };
+        Ok(Gpu {
+            uploads: None,
+            device,
+            options,
+            arena: Arena::default(),
+            kv_cache_bytes: 0,
+            activation_bytes: 0,
+            inputs,
+            scratch: Scratch::default(),
+            readings: VecDeque::new(),
+            idle_readings: Vec::new(),
+        })
+    }
+
+    /// The device, for what only it can say.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    fn format(&self, tensor: &str, ty: GgmlType) -> Result<Format, Error> {
+        Format::new(ty).ok_or_else(|| Error::UnsupportedType {
+            device: self.device.name(),
+            tensor: tensor.to_owned(),
+            ty: ty.name(),
+            supported: Format::supported(),
+        })
+    }
+
+    /// Refuses what will not fit, and makes room for the weights.
+    fn make_room(&mut self, need: &Memory) -> Result<(), Error> {
+        if let Some(available) = self.device.available_bytes().map_err(device_error)? {
+            let reserved = RESERVE_BYTES + self.device.upload_bytes(self.options.chunk_bytes);
+            let available = available.saturating_sub(reserved);
+            if need.total() > available {
+                return Err(Error::DoesNotFit { device: self.device.name(), need: *need, available });
+            }
+        }
+        let n_bytes = usize::try_from(need.weights).expect("it fits the memory") + ARENA_SLACK_BYTES;
+        self.arena.reserve(&self.device, n_bytes).map_err(device_error)
+    }
+
+    fn start_matrix(&mut self, source: MatrixSource<'_>) -> Result<GpuMatrix, Error> {
+        let MatrixSource { name, ty, n_rows, n_cols, bytes } = source;
+        let format = self.format(name, ty)?;
+        let n_blocks = format.n_blocks(n_rows, n_cols);
+        let file_bytes = n_blocks * format.block_bytes();
+        assert!(bytes.range().len() == file_bytes, "{name}: {:?} is not {file_bytes} bytes", bytes.range());
+        let piece = self.arena.carve(&self.device, format.matrix_bytes(n_blocks)).map_err(device_error)?;
+        // SAFETY: the contract of `Backend`: no op runs before `finish_loading`.
+        let place = unsafe { piece.alias() };
+        let uploads = match &mut self.uploads {
+            Some(uploads) => uploads,
+            none => none.insert(self.device.start_uploads(self.options.chunk_bytes).map_err(device_error)?),
+        };
+        self.device.upload_matrix(uploads, Upload { bytes, format, place })?;
+        Ok(GpuMatrix { piece, format, n_rows, n_cols })
+    }
+
+    fn finish_uploads(&mut self) -> Result<(), Error> {
+        match self.uploads.take() {
+            Some(uploads) => self.device.finish_uploads(uploads),
+            None => Ok(()),
+        }
+    }
+
+    fn new_vector(&mut self, values: &[f32]) -> Result<GpuVector, Error> {
+        let mut piece = self.arena.carve(&self.device, size_of_val(values)).map_err(device_error)?;
+        self.device.copy_in(piece.bytes_mut().cast_mut(), values).map_err(device_error)?;
+        Ok(GpuVector(piece))
+    }
+
+    fn new_kv(&mut self, shape: KvShape) -> Result<GpuKvLayer, Error> {
+        let head_dim = shape.head_dim;
+        if !head_dim.is_multiple_of(8) || head_dim > ops::HEAD_DIM_MAX {
+            return Err(Error::UnsupportedAttention {
+                device: self.device.name(),
+                n_heads: shape.n_kv_heads,
+                head_dim,
+                why: format!("a head must have a multiple of 8 elements, at most {}", ops::HEAD_DIM_MAX),
+            });
+        }
+        let n = shape.n_kv_heads * shape.n_ctx * head_dim;
+        let k = self.device.zeros(n, Purpose::KvCache).map_err(device_error)?;
+        let v = self.device.zeros(n, Purpose::KvCache).map_err(device_error)?;
+        self.kv_cache_bytes += (k.size_bytes() + v.size_bytes()) as u64;
+        Ok(GpuKvLayer { k, v, shape })
+    }
+
+    /// Makes the tokens those of the next step.
+    fn set_inputs(&mut self, tokens: &[u32], first_position: usize) -> Result<(), Error> {
+        let n = tokens.len();
+        if n > self.inputs.tokens.len() {
+            let capacity = n.next_power_of_two();
+            self.inputs.tokens = self.device.zeros(capacity, Purpose::Other).map_err(device_error)?;
+            self.inputs.positions = self.device.zeros(capacity, Purpose::Other).map_err(device_error)?;
+        }
+        let first = format::u32_of(first_position);
+        let positions: Vec<u32> = (first..first + format::u32_of(n)).collect();
+        self.device.copy_in(self.inputs.tokens.slice_mut(0..n), tokens).map_err(device_error)?;
+        self.device.copy_in(self.inputs.positions.slice_mut(0..n), &positions).map_err(device_error)
+    }
+
+    fn run_step(
+        &mut self,
+        step: Step,
+        ops: impl FnOnce(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.inputs.chooses = false;
+        self.device.begin_batch();
+        if let Err(error) = ops(self) {
+            self.device.abandon_batch();
+            return Err(error);
+        }
+        let mut key = DefaultHasher::new();
+        (step.ops, step.n_tokens).hash(&mut key);
+        self.device.end_batch(key.finish()).map_err(device_error)?;
+        // Freed by the device when the launches that use them have run.
+        self.scratch.outgrown.clear();
+        if self.inputs.chooses {
+            let mut reading = match self.idle_readings.pop() {
+                Some(reading) => reading,
+                None => self.device.new_reading().map_err(device_error)?,
+            };
+            self.device.start_reading(&mut reading, &self.inputs.chosen).map_err(device_error)?;
+            self.readings.push_back(reading);
+        }
+        Ok(())
+    }
+
+    /// The oldest choice not yet reported, with its status.
+    fn next_choice(&mut self) -> Result<[u32; 2], Error> {
+        let mut reading = self.readings.pop_front().expect("a choice was made that is not reported");
+        let words = self.device.finish_reading(&mut reading).map_err(device_error)?;
+        self.idle_readings.push(reading);
+        Ok(words)
+    }
+}

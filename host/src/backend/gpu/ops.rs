@@ -1,0 +1,433 @@
+//! The ops: each checks its shapes and launches its kernels.
+
+use std::ops::Range;
+
+use kernels_gpu::attention_decode::{self, attention_decode_f16, attention_merge_f32};
+use kernels_gpu::attention_prefill::{
+    self, attention_prefill_f16_d64, attention_prefill_f16_d128, attention_prefill_f16_d256,
+};
+use kernels_gpu::bias::{bias_add_f32, bias_blocks};
+use kernels_gpu::copy::{copy_blocks, copy_f32};
+use kernels_gpu::kv_cache::{kv_write_blocks, kv_write_f16};
+use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Launch, Purpose};
+use kernels_gpu::rmsnorm::{rmsnorm_add_f32, rmsnorm_f32};
+use kernels_gpu::rope::{rope_adjacent_f32, rope_blocks, rope_half_f32};
+use kernels_gpu::sample::{advance, argmax_f32};
+use kernels_gpu::swiglu::{swiglu_blocks, swiglu_f32};
+
+use super::accelerator::{Accelerator, device_error};
+use super::format::u32_of;
+use super::weights::Arena;
+use super::{Gpu, GpuKvLayer, GpuMatrix, GpuVector};
+use crate::backend::{
+    AttentionShape, Backend, Error, KvShape, MatrixSource, Memory, RopePairs, RopeShape, Step,
+};
+use crate::gguf::GgmlType;
+
+/// Most elements of a head.
+pub(super) const HEAD_DIM_MAX: usize = attention_decode::MAX_HEAD_DIM;
+
+/// Up to so many tokens a matrix is read once for each of them; more share one reading in tiles of 64 tokens.
+const GEMV_TOKENS_MAX: usize = 4;
+
+/// Up to so many tokens attention is split over the keys; more are computed in tiles of 32 queries.
+const SPLIT_TOKENS_MAX: usize = 8;
+
+/// Keys that make a part of split attention worth a block.
+const SPLIT_KEYS_MIN: usize = 64;
+
+/// Blocks of a GEMV for each multiprocessor.
+const GEMV_BLOCKS_PER_MULTIPROCESSOR: usize = 2;
+
+impl<D: Accelerator> Gpu<D> {
+    fn launch<K: Launch>(&self, kernel: K, grid: Grid) -> Result<(), Error> {
+        self.device.launch(kernel, grid).map_err(device_error)
+    }
+
+    /// Parts of an attention's keys. It depends on no position, so that one list of launches serves every step.
+    fn n_splits(&self, n_tokens: usize, n_heads: usize, n_ctx: usize) -> usize {
+        let blocks_wanted = 2 * self.device.n_multiprocessors();
+        blocks_wanted.div_ceil(n_heads * n_tokens).min(n_ctx.div_ceil(SPLIT_KEYS_MIN)).max(1)
+    }
+
+    /// Attention whose keys are dealt to several blocks.
+    fn attention_split(
+        &mut self,
+        y: &mut DeviceSlice<f32>,
+        q: &DeviceSlice<f32>,
+        cache: &GpuKvLayer,
+        shape: AttentionShape,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        let AttentionShape { n_heads, n_kv_heads, head_dim, scale } = shape;
+        let n_ctx = cache.shape.n_ctx;
+        let n_splits = self.n_splits(n_tokens, n_heads, n_ctx);
+        let n_parts = n_tokens * n_heads * n_splits;
+        let Gpu { device, scratch, inputs, .. } = self;
+        let part_out = grown(device, &mut scratch.part_out, &mut scratch.outgrown, n_parts * head_dim)?;
+        let part_ml = grown(device, &mut scratch.part_ml, &mut scratch.outgrown, n_parts * 2)?;
+        let parts = attention_decode_f16 {
+            part_out: &mut *part_out,
+            part_ml: &mut *part_ml,
+            q,
+            k_cache: &cache.k,
+            v_cache: &cache.v,
+            positions: inputs.positions.slice(0..n_tokens),
+            n_heads: u32_of(n_heads),
+            n_kv_heads: u32_of(n_kv_heads),
+            head_dim: u32_of(head_dim),
+            n_ctx: u32_of(n_ctx),
+            scale,
+        };
+        let grid = Grid::xyz(u32_of(n_heads), u32_of(n_splits), u32_of(n_tokens));
+        device.launch(parts, grid).map_err(device_error)?;
+        let merge = attention_merge_f32 {
+            y,
+            part_out,
+            part_ml,
+            n_heads: u32_of(n_heads),
+            n_splits: u32_of(n_splits),
+            head_dim: u32_of(head_dim),
+        };
+        device.launch(merge, Grid::xy(u32_of(n_heads), u32_of(n_tokens))).map_err(device_error)
+    }
+
+    /// Attention of many tokens.
+    fn attention_tiled(
+        &self,
+        y: &mut DeviceSlice<f32>,
+        q: &DeviceSlice<f32>,
+        cache: &GpuKvLayer,
+        shape: AttentionShape,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        let AttentionShape { n_heads, n_kv_heads, head_dim, scale } = shape;
+        let (k_cache, v_cache) = (&*cache.k, &*cache.v);
+        let positions = self.inputs.positions.slice(0..n_tokens);
+        let grid = Grid::xy(u32_of(n_tokens.div_ceil(attention_prefill::TILE_QUERIES)), u32_of(n_heads));
+        let n_ctx = u32_of(cache.shape.n_ctx);
+        let n_tokens = u32_of(n_tokens);
+        let [n_heads, n_kv_heads, head_dim] = [n_heads, n_kv_heads, head_dim].map(u32_of);
+        macro_rules! launch {
+            ($kernel:ident) => {
+                self.launch(
+                    $kernel {
+                        y,
+                        q,
+                        k_cache,
+                        v_cache,
+                        positions,
+                        n_tokens,
+                        n_heads,
+                        n_kv_heads,
+                        head_dim,
+                        n_ctx,
+                        scale,
+                    },
+                    grid,
+                )
+            };
+        }
+        match head_dim {
+            ..=64 => launch!(attention_prefill_f16_d64),
+            65..=128 => launch!(attention_prefill_f16_d128),
+            _ => launch!(attention_prefill_f16_d256),
+        }
+    }
+}
+
+/// A buffer of `n` elements: what is there, or a new one. The old one stays until the step's launches have run.
+fn grown<'a, D: Device>(
+    device: &D,
+    buffer: &'a mut Option<DeviceBuffer<f32>>,
+    outgrown: &mut Vec<DeviceBuffer<f32>>,
+    n: usize,
+) -> Result<&'a mut DeviceSlice<f32>, Error>
+where
+    D::Error: 'static,
+{
+    if buffer.as_ref().is_none_or(|buffer| buffer.len() < n) {
+        let new = device.alloc(n, Purpose::Other).map_err(device_error)?;
+        outgrown.extend(buffer.replace(new));
+    }
+    Ok(buffer.as_mut().expect("made above").slice_mut(0..n))
+}
+
+/// The first `n_tokens` rows of activations.
+///
+/// # Panics
+/// If the buffer has fewer.
+fn rows(buffer: &DeviceBuffer<f32>, n_tokens: usize, width: usize) -> &DeviceSlice<f32> {
+    buffer.slice(0..n_tokens * width)
+}
+
+/// As [`rows`], to be written.
+fn rows_mut(buffer: &mut DeviceBuffer<f32>, n_tokens: usize, width: usize) -> &mut DeviceSlice<f32> {
+    buffer.slice_mut(0..n_tokens * width)
+}
+
+impl GpuVector {
+    fn values(&self) -> &DeviceSlice<f32> {
+        self.0.bytes().cast()
+    }
+}
+
+impl<D: Accelerator> Backend for Gpu<D> {
+    type Matrix = GpuMatrix;
+    type Vector = GpuVector;
+    type Buffer = DeviceBuffer<f32>;
+    type KvLayer = GpuKvLayer;
+
+    const STEPS_AHEAD: usize = D::STEPS_AHEAD;
+
+    fn name(&self) -> String {
+        self.device.name()
+    }
+
+    fn check_matrix_type(&self, tensor: &str, ty: GgmlType) -> Result<(), Error> {
+        self.format(tensor, ty).map(|_| ())
+    }
+
+    fn matrix_bytes(&self, ty: GgmlType, n_rows: usize, n_cols: usize) -> u64 {
+        match self.format("", ty) {
+            Ok(format) => Arena::piece_bytes(format.matrix_bytes(format.n_blocks(n_rows, n_cols))) as u64,
+            Err(error) => panic!("bytes of a matrix that was not checked: {error}"),
+        }
+    }
+
+    fn kv_layer_bytes(&self, shape: KvShape) -> Option<u64> {
+        shape.elements()?.checked_mul(2)
+    }
+
+    fn admit(&mut self, need: &Memory) -> Result<(), Error> {
+        self.make_room(need)
+    }
+
+    fn load_matrix(&mut self, source: MatrixSource<'_>) -> Result<GpuMatrix, Error> {
+        self.start_matrix(source)
+    }
+
+    fn load_vector(&mut self, values: &[f32]) -> Result<GpuVector, Error> {
+        self.new_vector(values)
+    }
+
+    fn finish_loading(&mut self) -> Result<(), Error> {
+        self.finish_uploads()
+    }
+
+    fn new_buffer(&mut self, len: usize) -> Result<DeviceBuffer<f32>, Error> {
+        let buffer = self.device.zeros(len, Purpose::Activations).map_err(device_error)?;
+        self.activation_bytes += buffer.size_bytes() as u64;
+        Ok(buffer)
+    }
+
+    fn new_kv_layer(&mut self, shape: KvShape) -> Result<GpuKvLayer, Error> {
+        self.new_kv(shape)
+    }
+
+    fn memory(&self) -> Memory {
+        Memory {
+            weights: self.arena.n_bytes(),
+            kv_cache: self.kv_cache_bytes,
+            activations: self.activation_bytes,
+        }
+    }
+
+    fn begin(&mut self, tokens: &[u32], first_position: usize) -> Result<(), Error> {
+        self.set_inputs(tokens, first_position)
+    }
+
+    fn step(
+        &mut self,
+        step: Step,
+        ops: impl FnOnce(&mut Self) -> Result<(), Error> + Send,
+    ) -> Result<(), Error> {
+        self.run_step(step, ops)
+    }
+
+    fn read(&mut self, out: &mut [f32], buffer: &DeviceBuffer<f32>) -> Result<(), Error> {
+        self.device.copy_out(buffer.slice(0..out.len()), out).map_err(device_error)
+    }
+
+    fn embedding(&mut self, y: &mut DeviceBuffer<f32>, w: &GpuMatrix, n_tokens: usize) -> Result<(), Error> {
+        let y = rows_mut(y, n_tokens, w.n_cols);
+        let tokens = self.inputs.tokens.slice(0..n_tokens);
+        let shape = [w.n_rows, w.n_cols];
+        w.format.embedding(&self.device, y, w.piece.bytes(), tokens, shape).map_err(device_error)
+    }
+
+    fn rmsnorm(
+        &mut self,
+        y: &mut DeviceBuffer<f32>,
+        x: &DeviceBuffer<f32>,
+        w: &GpuVector,
+        eps: f32,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        let w = w.values();
+        let (y, x) = (rows_mut(y, n_tokens, w.len()), rows(x, n_tokens, w.len()));
+        self.launch(rmsnorm_f32 { y, x, w, dim: u32_of(w.len()), eps }, Grid::x(u32_of(n_tokens)))
+    }
+
+    fn rmsnorm_add(
+        &mut self,
+        y: &mut DeviceBuffer<f32>,
+        x: &mut DeviceBuffer<f32>,
+        branch: &DeviceBuffer<f32>,
+        w: &GpuVector,
+        eps: f32,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        let w = w.values();
+        let (y, x) = (rows_mut(y, n_tokens, w.len()), rows_mut(x, n_tokens, w.len()));
+        let branch = rows(branch, n_tokens, w.len());
+        let norm = rmsnorm_add_f32 { y, x, branch, w, dim: u32_of(w.len()), eps };
+        self.launch(norm, Grid::x(u32_of(n_tokens)))
+    }
+
+    fn matmul(
+        &mut self,
+        y: &mut DeviceBuffer<f32>,
+        w: &GpuMatrix,
+        x: &DeviceBuffer<f32>,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        let GpuMatrix { piece, format, n_rows, n_cols } = w;
+        let (y, x) = (rows_mut(y, n_tokens, *n_rows), rows(x, n_tokens, *n_cols));
+        let (bytes, shape) = (piece.bytes(), [*n_rows, *n_cols]);
+        // A GEMV wants its x on 16 bytes.
+        let rows_are_aligned = n_cols.is_multiple_of(4);
+        if n_tokens > 1 && (n_tokens > GEMV_TOKENS_MAX || !rows_are_aligned) {
+            return format.gemm(&self.device, y, bytes, x, shape, n_tokens).map_err(device_error);
+        }
+        let max_blocks = GEMV_BLOCKS_PER_MULTIPROCESSOR * self.device.n_multiprocessors();
+        for token in 0..n_tokens {
+            let y = y.slice_mut(token * n_rows..(token + 1) * n_rows);
+            let x = x.slice(token * n_cols..(token + 1) * n_cols);
+            format.gemv(&self.device, y, bytes, x, shape, max_blocks).map_err(device_error)?;
+        }
+        Ok(())
+    }
+
+    fn bias_add(&mut self, y: &mut DeviceBuffer<f32>, b: &GpuVector, n_tokens: usize) -> Result<(), Error> {
+        let b = b.values();
+        let y = rows_mut(y, n_tokens, b.len());
+        let grid = Grid::xy(u32_of(bias_blocks(b.len())), u32_of(n_tokens));
+        self.launch(bias_add_f32 { y, b, dim: u32_of(b.len()) }, grid)
+    }
+
+    fn rope(
+        &mut self,
+        x: &mut DeviceBuffer<f32>,
+        table: &GpuVector,
+        shape: RopeShape,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        let RopeShape { pairs, n_heads, head_dim, rope_dim } = shape;
+        let x = rows_mut(x, n_tokens, n_heads * head_dim);
+        let (table, positions) = (table.values(), self.inputs.positions.slice(0..n_tokens));
+        let grid = Grid::xy(u32_of(rope_blocks(n_heads, rope_dim)), u32_of(n_tokens));
+        let [n_heads, head_dim, rope_dim] = [n_heads, head_dim, rope_dim].map(u32_of);
+        match pairs {
+            RopePairs::Adjacent => {
+                self.launch(rope_adjacent_f32 { x, table, positions, n_heads, head_dim, rope_dim }, grid)
+            }
+            RopePairs::Half => {
+                self.launch(rope_half_f32 { x, table, positions, n_heads, head_dim, rope_dim }, grid)
+            }
+        }
+    }
+
+    fn kv_write(
+        &mut self,
+        cache: &mut GpuKvLayer,
+        k: &DeviceBuffer<f32>,
+        v: &DeviceBuffer<f32>,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        let KvShape { n_kv_heads, n_ctx, head_dim } = cache.shape;
+        let width = n_kv_heads * head_dim;
+        let write = kv_write_f16 {
+            k_cache: &mut cache.k,
+            v_cache: &mut cache.v,
+            k: rows(k, n_tokens, width),
+            v: rows(v, n_tokens, width),
+            positions: self.inputs.positions.slice(0..n_tokens),
+            n_kv_heads: u32_of(n_kv_heads),
+            head_dim: u32_of(head_dim),
+            n_ctx: u32_of(n_ctx),
+        };
+        self.launch(write, Grid::xy(u32_of(kv_write_blocks(n_kv_heads, head_dim)), u32_of(n_tokens)))
+    }
+
+    fn attention(
+        &mut self,
+        y: &mut DeviceBuffer<f32>,
+        q: &DeviceBuffer<f32>,
+        cache: &GpuKvLayer,
+        shape: AttentionShape,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        assert!(
+            (shape.n_kv_heads, shape.head_dim) == (cache.shape.n_kv_heads, cache.shape.head_dim),
+            "attention {shape:?} over a cache {:?}",
+            cache.shape
+        );
+        let width = shape.n_heads * shape.head_dim;
+        let (y, q) = (rows_mut(y, n_tokens, width), rows(q, n_tokens, width));
+        match n_tokens {
+            ..=SPLIT_TOKENS_MAX => self.attention_split(y, q, cache, shape, n_tokens),
+            _ => self.attention_tiled(y, q, cache, shape, n_tokens),
+        }
+    }
+
+    fn swiglu(
+        &mut self,
+        y: &mut DeviceBuffer<f32>,
+        gate: &DeviceBuffer<f32>,
+        up: &DeviceBuffer<f32>,
+        dim: usize,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        let n = n_tokens * dim;
+        let gated = swiglu_f32 {
+            y: rows_mut(y, n_tokens, dim),
+            gate: rows(gate, n_tokens, dim),
+            up: rows(up, n_tokens, dim),
+            n: u32_of(n),
+        };
+        self.launch(gated, Grid::x(u32_of(swiglu_blocks(n))))
+    }
+
+    fn copy_rows(
+        &mut self,
+        y: &mut DeviceBuffer<f32>,
+        x: &DeviceBuffer<f32>,
+        dim: usize,
+        rows: Range<usize>,
+    ) -> Result<(), Error> {
+        let n = rows.len() * dim;
+        let x = x.slice(rows.start * dim..rows.end * dim);
+        let copy = copy_f32 { y: y.slice_mut(0..n), x, n: u32_of(n) };
+        self.launch(copy, Grid::x(u32_of(copy_blocks(n))))
+    }
+
+    fn choose_greedy(&mut self, logits: &DeviceBuffer<f32>, n_vocab: usize) -> Result<(), Error> {
+        self.inputs.chooses = true;
+        let Gpu { device, inputs, .. } = self;
+        let (token, status) = inputs.chosen.split_at_mut(1);
+        let choose = argmax_f32 { token, status, logits: rows(logits, 1, n_vocab), n_vocab: u32_of(n_vocab) };
+        device.launch(choose, Grid::x(1)).map_err(device_error)?;
+        let next = advance {
+            tokens: inputs.tokens.slice_mut(0..1),
+            positions: inputs.positions.slice_mut(0..1),
+            sampled: inputs.chosen.slice(0..1),
+        };
+        device.launch(next, Grid::x(1)).map_err(device_error)
+    }
+
+    fn chosen(&mut self) -> Result<Option<u32>, Error> {
+        let [token, status] = self.next_choice()?;
+        Ok((status == 0).then_some(token))
+    }
+}

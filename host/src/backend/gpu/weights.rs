@@ -1,0 +1,134 @@
+//! Weights in a device's memory: few large allocations, and the way from the file.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Purpose};
+use kernels_gpu::quant::layout::PLANE_ALIGN;
+
+use super::format::{Blocks, Format, REPACK_TILE_BLOCKS};
+use crate::backend::FileBytes;
+
+/// A part of an allocation that belongs to nobody else; the allocation lives as long as its last piece.
+pub struct Piece {
+    block: Arc<DeviceBuffer<u8>>,
+    range: Range<usize>,
+}
+
+impl Piece {
+    pub fn bytes(&self) -> &DeviceSlice<u8> {
+        self.block.slice(self.range.clone())
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut DeviceSlice<u8> {
+        let bytes = self.bytes();
+        // SAFETY: pieces of a block are disjoint (`Arena::carve`) and not clonable, and this one is borrowed exclusively.
+        unsafe { DeviceSlice::from_raw_mut(bytes.address(), bytes.len()) }
+    }
+
+    /// The same memory for whoever fills it while its owner waits.
+    ///
+    /// # Safety
+    /// Until all copies are gone, the piece itself is not used.
+    pub unsafe fn alias(&self) -> Piece {
+        Piece { block: Arc::clone(&self.block), range: self.range.clone() }
+    }
+
+    /// The allocation, and where in it the piece begins.
+    pub fn place(&self) -> (&Arc<DeviceBuffer<u8>>, usize) {
+        (&self.block, self.range.start)
+    }
+}
+
+/// Memory for weights. A model has hundreds of tensors, and an allocation takes up to a tenth of a millisecond.
+#[derive(Default)]
+pub struct Arena {
+    current: Option<Arc<DeviceBuffer<u8>>>,
+    n_carved: usize,
+    /// Bytes of all allocations made.
+    n_bytes: u64,
+}
+
+impl Arena {
+    /// Bytes that a piece of `n_bytes` takes.
+    pub const fn piece_bytes(n_bytes: usize) -> usize {
+        n_bytes.next_multiple_of(PLANE_ALIGN)
+    }
+
+    /// Allocates room for pieces of `n_bytes` bytes together.
+    pub fn reserve<D: Device>(&mut self, device: &D, n_bytes: usize) -> Result<(), D::Error> {
+        self.current = Some(Arc::new(device.alloc(n_bytes, Purpose::Weights)?));
+        self.n_carved = 0;
+        self.n_bytes += n_bytes as u64;
+        Ok(())
+    }
+
+    /// A piece of `n_bytes` bytes, aligned to [`PLANE_ALIGN`]; from an allocation of its own if the room is used up.
+    pub fn carve<D: Device>(&mut self, device: &D, n_bytes: usize) -> Result<Piece, D::Error> {
+        let end = self.n_carved + Self::piece_bytes(n_bytes);
+        match &self.current {
+            Some(block) if end <= block.len() => {
+                let range = self.n_carved..self.n_carved + n_bytes;
+                self.n_carved = end;
+                Ok(Piece { block: Arc::clone(block), range })
+            }
+            _ => {
+                let block = Arc::new(device.alloc(n_bytes, Purpose::Weights)?);
+                self.n_bytes += n_bytes as u64;
+                Ok(Piece { block, range: 0..n_bytes })
+            }
+        }
+    }
+
+    /// Bytes of all allocations.
+    pub fn n_bytes(&self) -> u64 {
+        self.n_bytes
+    }
+}
+
+/// A matrix's way from the file to its place.
+pub struct Upload {
+    pub bytes: FileBytes,
+    pub format: Format,
+    /// The matrix in the device's layout.
+    pub place: Piece,
+}
+
+/// A part of an [`Upload`] that goes at once.
+#[derive(Clone, Copy, Debug)]
+pub struct UploadChunk {
+    pub blocks: Blocks,
+    /// Where the chunk begins in the file.
+    pub file_offset: u64,
+    pub n_bytes: usize,
+    /// Where it begins in the matrix as it lies in the file.
+    pub matrix_offset: usize,
+}
+
+impl Upload {
+    /// The smallest chunk size with which every format can be uploaded.
+    pub const MIN_CHUNK_BYTES: usize = 256 * REPACK_TILE_BLOCKS;
+
+    /// Cuts the matrix into chunks of whole tiles of blocks, of at most `chunk_bytes` bytes.
+    ///
+    /// # Panics
+    /// If `chunk_bytes` is less than [`Self::MIN_CHUNK_BYTES`].
+    pub fn chunks(&self, chunk_bytes: usize) -> impl Iterator<Item = UploadChunk> + use<> {
+        assert!(chunk_bytes >= Self::MIN_CHUNK_BYTES, "chunks of {chunk_bytes} bytes hold no tile of blocks");
+        let block_bytes = self.format.block_bytes();
+        let tile_bytes = REPACK_TILE_BLOCKS * block_bytes;
+        let step = chunk_bytes / tile_bytes * REPACK_TILE_BLOCKS;
+        let Range { start, end } = self.bytes.range();
+        let total = (end - start) / block_bytes;
+        (0..total).step_by(step).map(move |first| {
+            let n = step.min(total - first);
+            let matrix_offset = first * block_bytes;
+            UploadChunk {
+                blocks: Blocks { first, n, total },
+                file_offset: (start + matrix_offset) as u64,
+                n_bytes: n * block_bytes,
+                matrix_offset,
+            }
+        })
+    }
+}

@@ -1,0 +1,90 @@
+//! Whole models on a GPU, with the checks that the emulator's runs pass; nothing is checked without one.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use oxwarp::backend::Memory;
+use oxwarp::backend::gpu::{Gpu, GpuOptions};
+use oxwarp::cuda::VramUse;
+use oxwarp::gguf::{Gguf, MappedFile};
+use oxwarp::model::{Engine, EngineOptions, Error, Runner};
+
+use crate::cuda::{gpu, open};
+use crate::emulator_models::{BOUNDS, LENGTHS, check_steps_after_prompts};
+use crate::golden;
+
+fn on_gpu(path: &Path, options: EngineOptions) -> Result<Box<dyn Runner>, Error> {
+    let device = gpu().expect("the caller has looked");
+    golden::load(Gpu::new(device, GpuOptions::default())?, path, options)
+}
+
+#[test]
+fn forced_logits() {
+    let Some(_) = gpu() else { return };
+    golden::check_forced(&on_gpu, BOUNDS);
+}
+
+#[test]
+fn greedy_tokens() {
+    let Some(_) = gpu() else { return };
+    golden::check_greedy(&on_gpu);
+}
+
+#[test]
+fn demo_model() {
+    let Some(_) = gpu() else { return };
+    golden::check_demo(&on_gpu, BOUNDS);
+}
+
+#[test]
+fn a_step_after_a_prompt_gives_what_a_longer_prompt_gives() {
+    let Some(_) = gpu() else { return };
+    check_steps_after_prompts(&on_gpu, "models/stories260K.F32.gguf", &LENGTHS);
+    for file in ["rnd-llama.Q8_0", "rnd-llama-k.Q4_K_M", "rnd-llama-tied.F32", "rnd-qwen2.Q4_K_M"] {
+        check_steps_after_prompts(&on_gpu, &format!("models/{file}.gguf"), &LENGTHS);
+    }
+}
+
+#[test]
+fn unsupported_types_are_refused() {
+    let Some(_) = gpu() else { return };
+    golden::check_unsupported(&on_gpu);
+}
+
+#[test]
+fn the_same_input_gives_the_same_bits() {
+    let Some(_) = gpu() else { return };
+    let path = golden::fixtures().join("models/rnd-llama-k.Q4_K_M.gguf");
+    let mut runner = on_gpu(&path, EngineOptions::default()).unwrap();
+    let tokens: Vec<u32> = (0..100).map(|i| i * 3).collect();
+    let mut run = || {
+        runner.reset();
+        let prompt = runner.forward(&tokens).unwrap().to_vec();
+        // Launched one by one, captured and replayed.
+        let steps = (0..4).flat_map(|token| runner.forward(&[token]).unwrap().to_vec());
+        prompt.into_iter().chain(steps.collect::<Vec<_>>()).map(f32::to_bits).collect::<Vec<_>>()
+    };
+    let first = run();
+    for repetition in 1..5 {
+        assert!(run() == first, "repetition {repetition} differs");
+    }
+}
+
+#[test]
+fn memory_in_use_is_what_was_predicted() {
+    let Some(device) = open() else { return };
+    let file = Arc::new(MappedFile::open(golden::fixtures().join("models/rnd-llama.Q8_0.gguf")).unwrap());
+    let gguf = Gguf::parse(file.bytes()).unwrap();
+    let gpu = Gpu::new(device, GpuOptions::default()).unwrap();
+    let options = EngineOptions { n_ctx: Some(200), ..EngineOptions::default() };
+    let engine = Engine::load(gpu, Arc::clone(&file), &gguf, options, &mut |_| ()).unwrap();
+    let Memory { weights, kv_cache, activations } = engine.memory();
+    let VramUse { weights: vram_weights, kv_cache: vram_kv, activations: vram_activations, other } =
+        engine.backend().device().vram_use();
+    assert_eq!((weights, kv_cache, activations), (vram_weights, vram_kv, vram_activations));
+    // Two layers of keys and values for 200 positions of 2 heads of 32 halves.
+    assert_eq!(kv_cache, 2 * 2 * 200 * 2 * 32 * 2);
+    assert!(weights >= file.size() * 9 / 10, "{weights} bytes of weights of a file of {}", file.size());
+    // Tokens, positions and the choice; what uploads took for themselves is given back.
+    assert!(other < 1 << 16, "{other} bytes of other uses");
+}
