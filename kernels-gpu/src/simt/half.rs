@@ -14,7 +14,7 @@ pub struct f16(u16);
 #[allow(non_camel_case_types)]
 pub struct bf16(u16);
 
-/// Two [`f16`] in one register, the first in the low half.
+/// Two [`f16`](struct@f16) in one register, the first in the low half.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[allow(non_camel_case_types)]

@@ -1,7 +1,7 @@
 //! Programmatic dependent launch: a kernel marked `#[kernel(pdl)]` starts while its predecessor ends.
 //!
 //! Before [`wait`] such a kernel may only read what no earlier kernel of the chain writes (weights); it may
-//! write nothing. On GPUs older than compute capability 9.0 both words do nothing, and launches do not overlap.
+//! write nothing; the emulator reports both, and a kernel of which no thread waits. On GPUs older than compute capability 9.0 both words do nothing, and launches do not overlap.
 
 use super::target;
 
