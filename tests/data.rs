@@ -66,31 +66,37 @@ pub trait RandomBlock: QuantBlock + bytemuck::Pod {
     /// about 0.1.
     fn random(rng: &mut Rng) -> Self;
 
-    /// The block whose values have the magnitude |scale · q| + |minimum|: what rounding errors of an implementation
-    /// that treats the two apart scale with. Formats without minimum return themselves.
-    fn magnitudes(&self) -> Self {
+    /// Bits of a quant that kernels read as 1 + q / 2^bits (see [`kernels_gpu::quant::chunk`]), else 0.
+    const BIASED_BITS: u32 = 0;
+
+    /// The block with every bit of its quants equal to those of `byte`.
+    fn with_quants(&self, _byte: u8) -> Self {
         *self
     }
 }
 
-/// |scale · q| + |minimum| of every element.
+/// For every element the magnitude that rounding errors of a kernel scale with: |w|, or where a kernel reads quants
+/// as f = 1 + q / 2^bits and treats the zero point and the minimum apart, |scale| · 2^bits · (f + zero) + |minimum|
+/// with f ≤ 2 and zero ≤ 1.5.
 pub fn magnitudes<B: RandomBlock>(blocks: &[B]) -> Vec<f64> {
-    let blocks: Vec<B> = blocks.iter().map(B::magnitudes).collect();
-    let mut values = vec![0.0; blocks.len() * B::ELEMENTS];
-    decode_blocks(&blocks, &mut values);
-    values.iter().map(|&v| f64::from(v).abs()).collect()
-}
-
-/// A matrix as it lies in GPU memory.
-pub fn packed<B: RandomBlock + GpuLayout>(blocks: &[B]) -> Vec<u8> {
-    let mut bytes = vec![0; B::matrix_bytes(blocks.len())];
-    B::pack(&mut bytes, bytemuck::cast_slice(blocks));
-    bytes
-}
-
-/// A half without its sign.
-fn positive(half: [u8; 2]) -> [u8; 2] {
-    [half[0], half[1] & 0x7f]
+    let decoded = |blocks: &[B]| {
+        let mut values = vec![0.0; blocks.len() * B::ELEMENTS];
+        decode_blocks(blocks, &mut values);
+        values
+    };
+    let with_quants = |byte| decoded(&blocks.iter().map(|block| block.with_quants(byte)).collect::<Vec<_>>());
+    if B::BIASED_BITS == 0 {
+        return decoded(blocks).iter().map(|&w| f64::from(w).abs()).collect();
+    }
+    let steps = f64::from(1u32 << B::BIASED_BITS);
+    let (lowest, highest) = (with_quants(0), with_quants(0xff));
+    let magnitude = |(&lowest, &highest): (&f32, &f32)| {
+        let (lowest, highest) = (f64::from(lowest), f64::from(highest));
+        let scale = (highest - lowest).abs() / (steps - 1.0);
+        // The lowest value is the minimum, or larger than it in magnitude.
+        scale * steps * (2.0 + 1.5) + lowest.abs()
+    };
+    lowest.iter().zip(&highest).map(magnitude).collect()
 }
 
 /// A matrix of `n_blocks` random blocks and its values. Exact.
@@ -99,6 +105,13 @@ pub fn weights<B: RandomBlock>(rng: &mut Rng, n_blocks: usize) -> (Vec<B>, Vec<f
     let mut values = vec![0.0; n_blocks * B::ELEMENTS];
     decode_blocks(&blocks, &mut values);
     (blocks, values)
+}
+
+/// A matrix as it lies in GPU memory.
+pub fn packed<B: RandomBlock + GpuLayout>(blocks: &[B]) -> Vec<u8> {
+    let mut bytes = vec![0; B::matrix_bytes(blocks.len())];
+    B::pack(&mut bytes, bytemuck::cast_slice(blocks));
+    bytes
 }
 
 impl RandomBlock for F32 {
@@ -120,34 +133,50 @@ impl RandomBlock for BF16 {
 }
 
 impl RandomBlock for Q4_0 {
+    const BIASED_BITS: u32 = 4;
+
     fn random(rng: &mut Rng) -> Self {
         Self { d: rng.half(0.1 / 8.0, true), qs: rng.bytes() }
+    }
+
+    fn with_quants(&self, byte: u8) -> Self {
+        Self { qs: [byte; 16], ..*self }
     }
 }
 
 impl RandomBlock for Q4_1 {
+    const BIASED_BITS: u32 = 4;
+
     fn random(rng: &mut Rng) -> Self {
         Self { d: rng.half(0.2 / 15.0, true), m: rng.half(0.1, true), qs: rng.bytes() }
     }
 
-    fn magnitudes(&self) -> Self {
-        Self { d: positive(self.d), m: positive(self.m), ..*self }
+    fn with_quants(&self, byte: u8) -> Self {
+        Self { qs: [byte; 16], ..*self }
     }
 }
 
 impl RandomBlock for Q5_0 {
+    const BIASED_BITS: u32 = 5;
+
     fn random(rng: &mut Rng) -> Self {
         Self { d: rng.half(0.1 / 16.0, true), qh: rng.bytes(), qs: rng.bytes() }
+    }
+
+    fn with_quants(&self, byte: u8) -> Self {
+        Self { qh: [byte; 4], qs: [byte; 16], ..*self }
     }
 }
 
 impl RandomBlock for Q5_1 {
+    const BIASED_BITS: u32 = 5;
+
     fn random(rng: &mut Rng) -> Self {
         Self { d: rng.half(0.2 / 31.0, true), m: rng.half(0.1, true), qh: rng.bytes(), qs: rng.bytes() }
     }
 
-    fn magnitudes(&self) -> Self {
-        Self { d: positive(self.d), m: positive(self.m), ..*self }
+    fn with_quants(&self, byte: u8) -> Self {
+        Self { qh: [byte; 4], qs: [byte; 16], ..*self }
     }
 }
 
@@ -158,6 +187,8 @@ impl RandomBlock for Q8_0 {
 }
 
 impl RandomBlock for Q4_K {
+    const BIASED_BITS: u32 = 4;
+
     fn random(rng: &mut Rng) -> Self {
         Self {
             d: rng.half(0.2 / 15.0 / 63.0, false),
@@ -167,13 +198,14 @@ impl RandomBlock for Q4_K {
         }
     }
 
-    fn magnitudes(&self) -> Self {
-        // The minimum is subtracted; d and dmin are positive here.
-        Self { dmin: [self.dmin[0], self.dmin[1] | 0x80], ..*self }
+    fn with_quants(&self, byte: u8) -> Self {
+        Self { qs: [byte; 128], ..*self }
     }
 }
 
 impl RandomBlock for Q5_K {
+    const BIASED_BITS: u32 = 5;
+
     fn random(rng: &mut Rng) -> Self {
         Self {
             d: rng.half(0.2 / 31.0 / 63.0, false),
@@ -184,13 +216,14 @@ impl RandomBlock for Q5_K {
         }
     }
 
-    fn magnitudes(&self) -> Self {
-        // The minimum is subtracted; d and dmin are positive here.
-        Self { dmin: [self.dmin[0], self.dmin[1] | 0x80], ..*self }
+    fn with_quants(&self, byte: u8) -> Self {
+        Self { qh: [byte; 32], qs: [byte; 128], ..*self }
     }
 }
 
 impl RandomBlock for Q6_K {
+    const BIASED_BITS: u32 = 6;
+
     fn random(rng: &mut Rng) -> Self {
         Self {
             ql: rng.bytes(),
@@ -198,6 +231,10 @@ impl RandomBlock for Q6_K {
             scales: rng.bytes().map(u8::cast_signed),
             d: rng.half(0.1 / 32.0 / 128.0, true),
         }
+    }
+
+    fn with_quants(&self, byte: u8) -> Self {
+        Self { ql: [byte; 128], qh: [byte; 64], ..*self }
     }
 }
 

@@ -103,15 +103,13 @@ const _: () = assert!(TILE_TOKENS == 64 && TILE_ROWS == 64 && TILE_COLS == 32 &&
 
 #[inline(always)]
 fn gemm<Q: ChunkFormat>(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
-    let (n_tokens, n_rows, n_cols) = (n_tokens as usize, n_rows as usize, n_cols as usize);
     let mut shared = Shared::new();
     let x_tile = shared.tile::<f32>(TILE_COLS * TILE_TOKENS);
     let w_tile = shared.tile::<f32>(TILE_COLS * TILE_ROWS);
-    let matrix = Matrix::<Q>::new(w, n_rows * n_cols);
-    let first_row = thread::block_idx_x() as usize * TILE_ROWS;
-    let first_token = thread::block_idx_y() as usize * TILE_TOKENS;
-    let thread_idx = thread::thread_idx_x() as usize;
-    let (row_quad, token_quad) = (thread_idx % 16, thread_idx / 16);
+    let matrix = Matrix::<Q>::new(w, n_rows as usize * n_cols as usize);
+    let first_row = thread::block_idx_x() * TILE_ROWS as u32;
+    let first_token = thread::block_idx_y() * TILE_TOKENS as u32;
+    let (row_quad, token_quad) = (thread::thread_idx_x() % 16, thread::thread_idx_x() / 16);
 
     pdl::launch_dependents();
     pdl::wait();
@@ -124,8 +122,8 @@ fn gemm<Q: ChunkFormat>(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_row
         thread::sync_threads();
         let mut k = 0;
         while k < TILE_COLS {
-            let xs = x_tile.load::<4>(tile_index(k, token_quad));
-            let ws = w_tile.load::<4>(tile_index(k, row_quad));
+            let xs = x_tile.load::<4>(tile_index(k, token_quad as usize));
+            let ws = w_tile.load::<4>(tile_index(k, row_quad as usize));
             let mut t = 0;
             while t < 4 {
                 sums[t][0] = math::fma(ws[0], xs[t], sums[t][0]);
@@ -136,29 +134,29 @@ fn gemm<Q: ChunkFormat>(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_row
             }
             k += 1;
         }
-        col += TILE_COLS;
+        col += TILE_COLS as u32;
     }
     store(y, sums, first_token + token_quad * 4, n_tokens, first_row + row_quad * 4, n_rows);
 }
 
 /// Copies 64 tokens by 32 columns of x, transposed; zeros where x ends. Eight lanes read 128 bytes of a token.
 #[inline(always)]
-fn fill_x(tile: Tile<f32>, x: In<f32>, first_token: usize, n_tokens: usize, first_col: usize, n_cols: usize) {
-    let mut i = thread::thread_idx_x() as usize;
-    while i < TILE_TOKENS * TILE_COLS / 4 {
+fn fill_x(tile: Tile<f32>, x: In<f32>, first_token: u32, n_tokens: u32, first_col: u32, n_cols: u32) {
+    let mut i = thread::thread_idx_x();
+    while i < (TILE_TOKENS * TILE_COLS / 4) as u32 {
         let (token, k) = (i / 8, i % 8 * 4);
         let col = first_col + k;
-        let row = (first_token + token) * n_cols;
+        let row = (first_token + token) as usize * n_cols as usize;
         let values = if first_token + token >= n_tokens || col >= n_cols {
             [0.0; 4]
         } else if n_cols.is_multiple_of(4) {
-            x.load::<4>(row + col)
+            x.load::<4>(row + col as usize)
         } else {
-            let get = |j| if col + j < n_cols { x.get(row + col + j) } else { 0.0 };
+            let get = |j| if col + j < n_cols { x.get(row + (col + j) as usize) } else { 0.0 };
             [get(0), get(1), get(2), get(3)]
         };
-        set_quad(tile, k, token, values);
-        i += THREADS as usize;
+        set_quad(tile, k as usize, token as usize, values);
+        i += THREADS;
     }
 }
 
@@ -167,27 +165,26 @@ fn fill_x(tile: Tile<f32>, x: In<f32>, first_token: usize, n_tokens: usize, firs
 fn fill_w<Q: ChunkFormat>(
     tile: Tile<f32>,
     matrix: Matrix<Q>,
-    first_row: usize,
-    n_rows: usize,
-    first_col: usize,
-    n_cols: usize,
+    first_row: u32,
+    n_rows: u32,
+    first_col: u32,
+    n_cols: u32,
 ) {
-    let thread_idx = thread::thread_idx_x() as usize;
-    let (row, first_k) = (thread_idx % TILE_ROWS, thread_idx / TILE_ROWS * 8);
+    let (row, first_k) = (thread::thread_idx_x() % 64, thread::thread_idx_x() / 64 * 8);
     let mut k = first_k;
     while k < first_k + 8 {
         let col = first_col + k;
-        let element = (first_row + row) * n_cols + col;
+        let element = (first_row + row) as usize * n_cols as usize + col as usize;
         let values = if first_row + row >= n_rows || col >= n_cols {
             [0.0; 4]
-        } else if Q::rows_in_chunks(n_cols) {
+        } else if Q::rows_in_chunks(n_cols as usize) {
             let (chunk, run) = Q::locate(element / Q::RUN_ELEMENTS);
             Q::values(&Q::load(matrix, chunk), run, element / 4 % Q::QUADS)
         } else {
-            let get = |j| if col + j < n_cols { Q::element(matrix, element + j) } else { 0.0 };
+            let get = |j: u32| if col + j < n_cols { Q::element(matrix, element + j as usize) } else { 0.0 };
             [get(0), get(1), get(2), get(3)]
         };
-        set_quad(tile, k, row, values);
+        set_quad(tile, k as usize, row as usize, values);
         k += 4;
     }
 }
@@ -204,18 +201,12 @@ fn set_quad(tile: Tile<f32>, k: usize, row: usize, values: [f32; 4]) {
 
 /// Writes those of a thread's 4 × 4 results that exist.
 #[inline(always)]
-fn store(
-    y: Out<f32>,
-    sums: [[f32; 4]; 4],
-    first_token: usize,
-    n_tokens: usize,
-    first_row: usize,
-    n_rows: usize,
-) {
+fn store(y: Out<f32>, sums: [[f32; 4]; 4], first_token: u32, n_tokens: u32, first_row: u32, n_rows: u32) {
     let mut t = 0;
     while t < 4 {
-        let place = (first_token + t) * n_rows + first_row;
-        if first_token + t < n_tokens {
+        let token = first_token + t as u32;
+        let place = token as usize * n_rows as usize + first_row as usize;
+        if token < n_tokens {
             if n_rows.is_multiple_of(4) {
                 if first_row < n_rows {
                     y.store::<4>(place, sums[t]);
@@ -223,7 +214,7 @@ fn store(
             } else {
                 let mut r = 0;
                 while r < 4 {
-                    if first_row + r < n_rows {
+                    if first_row + (r as u32) < n_rows {
                         y.set(place + r, sums[t][r]);
                     }
                     r += 1;

@@ -1,5 +1,7 @@
 //! Matrix times vector: every linear layer of a decode step.
 
+use core::marker::PhantomData;
+
 use crate::quant::chunk::{ChunkFormat, Matrix};
 use crate::quant::layout::GpuLayout;
 use crate::quant::{BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
@@ -9,18 +11,20 @@ use crate::simt::shared;
 /// Threads of a block.
 pub const THREADS: u32 = 256;
 /// Warps of a block.
-const WARPS: usize = THREADS as usize / LANES;
+const WARPS: usize = (THREADS / LANES) as usize;
 /// Lanes of a warp.
-const LANES: usize = warp::SIZE as usize;
+const LANES: u32 = warp::SIZE;
 /// Rows that a warp works on at once: each of its reads of x from shared memory serves all of them.
 pub const ROWS_PER_WARP: usize = 2;
 /// Rows that a block works on at once.
 pub const ROWS_PER_BLOCK: usize = WARPS * ROWS_PER_WARP;
 /// Elements of x that are in shared memory at once.
 pub const X_TILE: usize = 8192;
-
-/// Shared memory of a block: the tile of x.
-const SHARED: usize = shared::tile_bytes::<f32>(X_TILE);
+/// Shared memory of a block: the tile of x with its padding, and the sums of its runs.
+const fn shared_bytes<Q: ChunkFormat>() -> usize {
+    let sums = if needs_sums::<Q>() { XTile::<Q>::SUMS } else { 0 };
+    shared::tile_bytes::<f32>(XTile::<Q>::ELEMENTS) + shared::tile_bytes::<f32>(sums)
+}
 
 /// y[o] = Σ w[o, k] · x[k], with weights in f32.
 ///
@@ -29,150 +33,178 @@ const SHARED: usize = shared::tile_bytes::<f32>(X_TILE);
 ///
 /// Grid: any number of blocks, best [`gemv_blocks`]; block b works on rows 16 b to 16 b + 15, then on those
 /// 16 · gridDim further, and so on.
-/// Requires: `n_cols` a multiple of the format's block; x on 16 bytes.
+/// Requires: `n_cols` a multiple of the format's block; x on 16 bytes; weights that no kernel still in flight writes.
 /// Fast because: (1) a warp fetches 512 consecutive bytes of quants at once; (2) a lane's next load is in flight while
 /// it works on the last, across rows too; (3) the first one is issued before the previous kernel has ended; (4) x is
-/// read from shared memory without bank conflicts and for two rows at once; (5) scales multiply sums, not elements.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+/// read from shared memory without bank conflicts and for two rows at once; (5) four-bit weights
+/// cost two instructions and a fraction each: see [`crate::quant::chunk`]; (6) scales multiply sums, not elements.
+#[kernel(threads = THREADS, shared = shared_bytes::<F32>(), pdl)]
 pub fn gemv_f32(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<F32>(y, w, x, n_rows as usize, n_cols as usize);
+    gemv::<F32>(y, w, x, n_rows, n_cols);
 }
 
 /// As [`gemv_f32`], with weights in f16.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = shared_bytes::<F16>(), pdl)]
 pub fn gemv_f16(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<F16>(y, w, x, n_rows as usize, n_cols as usize);
+    gemv::<F16>(y, w, x, n_rows, n_cols);
 }
 
 /// As [`gemv_f32`], with weights in bf16.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = shared_bytes::<BF16>(), pdl)]
 pub fn gemv_bf16(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<BF16>(y, w, x, n_rows as usize, n_cols as usize);
+    gemv::<BF16>(y, w, x, n_rows, n_cols);
 }
 
 /// As [`gemv_f32`], with weights in Q4_0.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = shared_bytes::<Q4_0>(), pdl)]
 pub fn gemv_q4_0(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q4_0>(y, w, x, n_rows as usize, n_cols as usize);
+    gemv::<Q4_0>(y, w, x, n_rows, n_cols);
 }
 
 /// As [`gemv_f32`], with weights in Q4_1.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = shared_bytes::<Q4_1>(), pdl)]
 pub fn gemv_q4_1(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q4_1>(y, w, x, n_rows as usize, n_cols as usize);
+    gemv::<Q4_1>(y, w, x, n_rows, n_cols);
 }
 
 /// As [`gemv_f32`], with weights in Q5_0.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = shared_bytes::<Q5_0>(), pdl)]
 pub fn gemv_q5_0(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q5_0>(y, w, x, n_rows as usize, n_cols as usize);
+    gemv::<Q5_0>(y, w, x, n_rows, n_cols);
 }
 
 /// As [`gemv_f32`], with weights in Q5_1.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = shared_bytes::<Q5_1>(), pdl)]
 pub fn gemv_q5_1(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q5_1>(y, w, x, n_rows as usize, n_cols as usize);
+    gemv::<Q5_1>(y, w, x, n_rows, n_cols);
 }
 
 /// As [`gemv_f32`], with weights in Q8_0.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = shared_bytes::<Q8_0>(), pdl)]
 pub fn gemv_q8_0(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q8_0>(y, w, x, n_rows as usize, n_cols as usize);
+    gemv::<Q8_0>(y, w, x, n_rows, n_cols);
 }
 
 /// As [`gemv_f32`], with weights in Q4_K.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = shared_bytes::<Q4_K>(), pdl)]
 pub fn gemv_q4_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q4_K>(y, w, x, n_rows as usize, n_cols as usize);
+    gemv::<Q4_K>(y, w, x, n_rows, n_cols);
 }
 
 /// As [`gemv_f32`], with weights in Q5_K.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = shared_bytes::<Q5_K>(), pdl)]
 pub fn gemv_q5_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q5_K>(y, w, x, n_rows as usize, n_cols as usize);
+    gemv::<Q5_K>(y, w, x, n_rows, n_cols);
 }
 
 /// As [`gemv_f32`], with weights in Q6_K.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = shared_bytes::<Q6_K>(), pdl)]
 pub fn gemv_q6_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q6_K>(y, w, x, n_rows as usize, n_cols as usize);
+    gemv::<Q6_K>(y, w, x, n_rows, n_cols);
 }
 
-/// Lane l of a warp takes chunks l, l + 32, l + 64 … of its rows; one such chunk is a step.
+/// Lane l of a warp takes chunks l, l + 32, l + 64 … of its rows; one such chunk of each row is a step.
 #[inline(always)]
-fn gemv<Q: ChunkFormat>(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: usize, n_cols: usize) {
-    let weights = Rows::<Q> {
-        matrix: Matrix::new(w, n_rows * n_cols),
-        n_rows,
-        chunks_per_row: n_cols / Q::CHUNK_ELEMENTS,
-    };
-    if !Q::rows_in_chunks(n_cols) {
+fn gemv<Q: ChunkFormat>(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
+    let matrix = Matrix::new(w, n_rows as usize * n_cols as usize);
+    if !Q::rows_in_chunks(n_cols as usize) {
         pdl::launch_dependents();
         pdl::wait();
-        return gemv_by_element::<Q>(y, weights.matrix, x, n_rows, n_cols);
+        return gemv_by_element::<Q>(y, matrix, x, n_rows as usize, n_cols as usize);
     }
-    let x_tile = Shared::new().tile::<f32>(X_TILE);
-    let (lane, stride) = (warp::lane_id() as usize, thread::grid_dim_x() as usize * ROWS_PER_BLOCK);
-    let steps = weights.chunks_per_row.div_ceil(LANES);
-    let steps_per_tile = X_TILE / (LANES * Q::CHUNK_ELEMENTS);
+    let x_tile = XTile::<Q>::new();
+    let chunks_per_row = n_cols / Q::CHUNK_ELEMENTS as u32;
+    let steps = chunks_per_row.div_ceil(LANES);
+    let steps_per_tile = XTile::<Q>::CHUNKS as u32 / LANES;
+    let stride = thread::grid_dim_x() * ROWS_PER_BLOCK as u32;
 
-    let mut block_row = thread::block_idx_x() as usize * ROWS_PER_BLOCK;
-    let mut ahead = weights.load(block_row + first_row(), lane);
+    let mut block_row = thread::block_idx_x() * ROWS_PER_BLOCK as u32;
+    let mut row = block_row + warp::warp_id() * ROWS_PER_WARP as u32;
+    let mut weights = Cursor::<Q>::new(matrix, n_rows, chunks_per_row, row);
+    let mut ahead = weights.next();
     pdl::launch_dependents();
     pdl::wait();
     let mut x_is_there = false;
     while block_row < n_rows {
-        let row = block_row + first_row();
         let mut sums = [0.0; ROWS_PER_WARP];
         let mut step = 0;
         while step < steps {
             if step % steps_per_tile == 0 && !x_is_there {
-                stage(x_tile, x, step / steps_per_tile * X_TILE, n_cols);
+                x_tile.fill(x, (step / steps_per_tile) as usize * X_TILE, n_cols as usize);
                 x_is_there = steps <= steps_per_tile;
             }
-            let chunks = ahead;
-            let last = step + 1 == steps;
-            ahead = if last {
-                weights.load(row + stride, lane)
-            } else {
-                weights.load(row, (step + 1) * LANES + lane)
-            };
-            let chunk = step * LANES + lane;
-            if chunk < weights.chunks_per_row {
-                let in_tile = chunk % (X_TILE / Q::CHUNK_ELEMENTS);
-                add_products::<Q>(&mut sums, &chunks, x_tile, in_tile);
-            }
+            let (chunks, chunk) = (ahead, step * LANES + warp::lane_id());
             step += 1;
+            if step == steps {
+                weights.go_to(row + stride);
+            }
+            weights.load(&mut ahead);
+            if chunk < chunks_per_row {
+                add_products::<Q>(&mut sums, &chunks, x_tile, chunk as usize % XTile::<Q>::CHUNKS);
+            }
         }
         store_sums(y, sums, row, n_rows);
         block_row += stride;
+        row += stride;
     }
 }
 
-/// First row of the warp among those of its block.
-#[inline(always)]
-fn first_row() -> usize {
-    warp::warp_id() as usize * ROWS_PER_WARP
-}
-
-/// The weights as a warp reads them: some rows side by side.
-struct Rows<Q> {
+/// Where a lane loads weights next: one chunk of each of its warp's rows.
+struct Cursor<Q> {
     matrix: Matrix<Q>,
-    n_rows: usize,
-    chunks_per_row: usize,
+    n_rows: u32,
+    chunks_per_row: u32,
+    /// The chunk of each row, counted through the matrix.
+    chunks: [u32; ROWS_PER_WARP],
+    /// Chunks left from it to the end of the row; none or negative: nothing to load.
+    left: i32,
 }
 
-impl<Q: ChunkFormat> Rows<Q> {
-    /// One chunk of each row from `row` on. Rows past the last repeat it; where there is no chunk at all, it is
-    /// the matrix's first one, which nobody uses.
+impl<Q: ChunkFormat> Cursor<Q> {
     #[inline(always)]
-    fn load(&self, row: usize, chunk: usize) -> [Q::Chunk; ROWS_PER_WARP] {
-        let exists = row < self.n_rows && chunk < self.chunks_per_row;
-        let of_row = |r: usize| {
+    fn new(matrix: Matrix<Q>, n_rows: u32, chunks_per_row: u32, row: u32) -> Self {
+        let mut cursor = Self { matrix, n_rows, chunks_per_row, chunks: [0; ROWS_PER_WARP], left: 0 };
+        cursor.go_to(row);
+        cursor
+    }
+
+    /// Begins the group of rows that starts with `row`. Rows past the last one repeat it.
+    #[inline(always)]
+    fn go_to(&mut self, row: u32) {
+        let lane = warp::lane_id();
+        self.left = if row < self.n_rows { self.chunks_per_row as i32 - lane as i32 } else { 0 };
+        let mut r = 0;
+        while r < ROWS_PER_WARP as u32 {
             let row = if row + r < self.n_rows { row + r } else { self.n_rows - 1 };
-            Q::load(self.matrix, if exists { row * self.chunks_per_row + chunk } else { 0 })
-        };
-        [of_row(0), of_row(1)]
+            self.chunks[r as usize] = row * self.chunks_per_row + lane;
+            r += 1;
+        }
+    }
+
+    /// The first chunks; for lanes that have none, the first of the matrix, which they will not use.
+    #[inline(always)]
+    fn next(&mut self) -> [Q::Chunk; ROWS_PER_WARP] {
+        let mut chunks = [Q::load(self.matrix, 0); ROWS_PER_WARP];
+        self.load(&mut chunks);
+        chunks
+    }
+
+    /// Replaces the chunks by those that the cursor stands at, if there are any, and moves on to the next step.
+    #[inline(always)]
+    fn load(&mut self, chunks: &mut [Q::Chunk; ROWS_PER_WARP]) {
+        if self.left > 0 {
+            let mut r = 0;
+            while r < ROWS_PER_WARP {
+                chunks[r] = Q::load(self.matrix, self.chunks[r] as usize);
+                r += 1;
+            }
+        }
+        let mut r = 0;
+        while r < ROWS_PER_WARP {
+            self.chunks[r] += LANES;
+            r += 1;
+        }
+        self.left -= LANES as i32;
     }
 }
 
@@ -181,20 +213,15 @@ impl<Q: ChunkFormat> Rows<Q> {
 fn add_products<Q: ChunkFormat>(
     sums: &mut [f32; ROWS_PER_WARP],
     chunks: &[Q::Chunk; ROWS_PER_WARP],
-    x_tile: Tile<f32>,
+    x_tile: XTile<Q>,
     chunk_in_tile: usize,
 ) {
     let mut run = 0;
     while run < Q::RUNS {
-        let slot = Q::start(chunk_in_tile, run) / 4;
         let mut products = [0.0; ROWS_PER_WARP];
-        let mut x_sum = 0.0;
         let mut quad = 0;
         while quad < Q::QUADS {
-            let x = x_tile.load::<4>(swizzled(slot + quad) * 4);
-            if Q::HAS_OFFSET {
-                x_sum += (x[0] + x[1]) + (x[2] + x[3]);
-            }
+            let x = x_tile.quad(chunk_in_tile, run, quad);
             let mut r = 0;
             while r < ROWS_PER_WARP {
                 let w = Q::quad(&chunks[r], run, quad);
@@ -206,8 +233,12 @@ fn add_products<Q: ChunkFormat>(
             }
             quad += 1;
         }
+        let x_sum = if needs_sums::<Q>() { x_tile.sum(chunk_in_tile, run) } else { 0.0 };
         let mut r = 0;
         while r < ROWS_PER_WARP {
+            if Q::ZERO != 0.0 {
+                products[r] = math::fma(-Q::ZERO, x_sum, products[r]);
+            }
             sums[r] = math::fma(Q::scale(&chunks[r], run), products[r], sums[r]);
             if Q::HAS_OFFSET {
                 sums[r] = math::fma(Q::offset(&chunks[r], run), x_sum, sums[r]);
@@ -218,38 +249,91 @@ fn add_products<Q: ChunkFormat>(
     }
 }
 
-/// Where 16-byte slot `slot` of x lies in the tile.
-///
-/// A quarter of a warp reads eight slots at once, which must differ in their lowest three bits (the eight groups of
-/// four banks). The lanes' slots differ in bits 0-2 (f32), 1-3 (f16, bf16), 2-4 (Q8_0), 3-5 (formats of 32),
-/// 2, 4, 5 (Q4_K, Q5_K) or 2, 3, 5 (Q6_K). Adding (in GF(2)) 1, 2 and 7 for bits 3, 4 and 5 makes each of these
-/// triples independent in the lowest three bits.
-#[inline(always)]
-fn swizzled(slot: usize) -> usize {
-    slot ^ ((slot >> 3) & 3) ^ (((slot >> 5) & 1) * 7)
+/// Whether products need Σ x of their run.
+const fn needs_sums<Q: ChunkFormat>() -> bool {
+    Q::HAS_OFFSET || Q::ZERO != 0.0
 }
 
-/// Copies up to [`X_TILE`] elements of x from `start` on into the tile. The whole block comes here.
-#[inline(always)]
-fn stage(x_tile: Tile<f32>, x: In<f32>, start: usize, n_cols: usize) {
-    thread::sync_threads();
-    let n_slots = (if n_cols - start < X_TILE { n_cols - start } else { X_TILE }) / 4;
-    let mut slot = thread::thread_idx_x() as usize;
-    while slot < n_slots {
-        x_tile.store::<4>(swizzled(slot) * 4, x.load::<4>(start + slot * 4));
-        slot += THREADS as usize;
+/// A part of x in shared memory, turned so that lanes with neighbouring chunks read neighbouring quads: quad q of
+/// run r of chunk c is quad c of line r · QUADS + q. Lines have one quad more than chunks, which spreads the writes
+/// over the banks too.
+struct XTile<Q> {
+    x: Tile<f32>,
+    sums: Tile<f32>,
+    format: PhantomData<Q>,
+}
+
+impl<Q> Clone for XTile<Q> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
     }
-    thread::sync_threads();
+}
+
+impl<Q> Copy for XTile<Q> {}
+
+impl<Q: ChunkFormat> XTile<Q> {
+    /// Chunks that the tile covers.
+    const CHUNKS: usize = X_TILE / Q::CHUNK_ELEMENTS;
+    /// Quads of a line.
+    const LINE: usize = Self::CHUNKS + 1;
+    /// Elements with padding.
+    const ELEMENTS: usize = Q::RUNS * Q::QUADS * Self::LINE * 4;
+    /// Sums of runs: run r of chunk c is at r · LINE + c.
+    const SUMS: usize = Q::RUNS * Self::LINE;
+
+    #[inline(always)]
+    fn new() -> Self {
+        let mut shared = Shared::new();
+        let x = shared.tile(Self::ELEMENTS);
+        let sums = shared.tile(if needs_sums::<Q>() { Self::SUMS } else { 0 });
+        Self { x, sums, format: PhantomData }
+    }
+
+    #[inline(always)]
+    fn quad(self, chunk: usize, run: usize, quad: usize) -> [f32; 4] {
+        self.x.load::<4>(((run * Q::QUADS + quad) * Self::LINE + chunk) * 4)
+    }
+
+    #[inline(always)]
+    fn sum(self, chunk: usize, run: usize) -> f32 {
+        self.sums.get(run * Self::LINE + chunk)
+    }
+
+    /// Copies up to [`X_TILE`] elements of x from `start` on, a thread a run. The whole block comes here.
+    #[inline(always)]
+    fn fill(self, x: In<f32>, start: usize, n_cols: usize) {
+        thread::sync_threads();
+        let n_elements = if n_cols - start < X_TILE { n_cols - start } else { X_TILE };
+        let mut run_idx = thread::thread_idx_x() as usize;
+        while run_idx < n_elements / Q::RUN_ELEMENTS {
+            let (chunk, run) = Q::locate(run_idx);
+            let mut sum = 0.0;
+            let mut quad = 0;
+            while quad < Q::QUADS {
+                let values = x.load::<4>(start + run_idx * Q::RUN_ELEMENTS + quad * 4);
+                self.x.store::<4>(((run * Q::QUADS + quad) * Self::LINE + chunk) * 4, values);
+                sum += (values[0] + values[1]) + (values[2] + values[3]);
+                quad += 1;
+            }
+            if needs_sums::<Q>() {
+                self.sums.set(run * Self::LINE + chunk, sum);
+            }
+            run_idx += THREADS as usize;
+        }
+        thread::sync_threads();
+    }
 }
 
 /// Adds up what the lanes have and writes the rows that exist.
 #[inline(always)]
-fn store_sums(y: Out<f32>, sums: [f32; ROWS_PER_WARP], row: usize, n_rows: usize) {
+fn store_sums(y: Out<f32>, sums: [f32; ROWS_PER_WARP], row: u32, n_rows: u32) {
     let mut r = 0;
     while r < ROWS_PER_WARP {
         let sum = warp::sum_f32(sums[r]);
-        if warp::lane_id() == 0 && row + r < n_rows {
-            y.set(row + r, sum);
+        let row = row + r as u32;
+        if warp::lane_id() == 0 && row < n_rows {
+            y.set(row as usize, sum);
         }
         r += 1;
     }
@@ -264,7 +348,7 @@ fn gemv_by_element<Q: ChunkFormat>(y: Out<f32>, matrix: Matrix<Q>, x: In<f32>, n
         let mut i = warp::lane_id() as usize;
         while i < n_cols {
             sum = math::fma(Q::element(matrix, row * n_cols + i), x.get(i), sum);
-            i += LANES;
+            i += LANES as usize;
         }
         let sum = warp::sum_f32(sum);
         if warp::lane_id() == 0 {
@@ -282,14 +366,16 @@ pub const fn gemv_blocks(n_rows: usize, max_blocks: usize) -> usize {
 }
 
 /// The longest chain of roundings between a product and the result, for an error bound: the running sum of a
-/// run, the multiplication by its scale, one addition for each run of each step, the butterfly over the warp.
+/// run (or of Σ x), the subtraction of zero, the multiplication by the scale, one or two additions for each run of each
+/// step, the butterfly over the warp.
+/// It applies to |scale| · (f + ZERO) · |x| and |offset| · |x|, not to |w · x|.
 pub const fn gemv_chain<Q: ChunkFormat>(n_cols: usize) -> usize {
     if Q::ELEMENTS == 1 && !n_cols.is_multiple_of(Q::ROW_MULTIPLE) {
-        return n_cols.div_ceil(LANES) + 5;
+        return n_cols.div_ceil(LANES as usize) + 5;
     }
-    let steps = n_cols.div_ceil(Q::CHUNK_ELEMENTS * LANES);
+    let steps = n_cols.div_ceil(Q::CHUNK_ELEMENTS * LANES as usize);
     let additions_per_run = if Q::HAS_OFFSET { 2 } else { 1 };
-    Q::RUN_ELEMENTS + 1 + steps * Q::RUNS * additions_per_run + 5
+    Q::RUN_ELEMENTS + 2 + steps * Q::RUNS * additions_per_run + 5
 }
 
 /// Bytes that a launch must move: the weights, x and y once.

@@ -2,11 +2,14 @@
 //!
 //! A chunk's elements form one or two **runs**: stretches of 4, 8 or 16 consecutive elements of a row that share
 //! a scale. Run r of chunk c begins at element [`ChunkFormat::start`]`(c, r)`. Four neighbours of a run are a
-//! **quad**, the unit of arithmetic; an element's value is `scale · q + offset`, with q a small integer as f32.
+//! **quad**, the unit of arithmetic. An element's value is `scale · (f − ZERO) + offset`, with f a float that
+//! is made from the quant's bits alone.
 //!
-//! Turning integers into floats by conversion instructions is slow (a quarter of the rate of additions). So
-//! quants are brought into the bytes of a word, and each byte is put below the exponent of 2²³ by one byte
-//! permutation: the bits 0x4b0000qq are the float 2²³ + q. Subtracting 2²³ + bias is exact.
+//! Conversion instructions are slow, and so is an addition for each element. Quants of up to six bits are therefore
+//! moved to the top of the lower seven bits of a byte, four in a word, and one byte permutation puts such a byte below the
+//! exponent of 1: the bits `0011 1111 1qqq q000 …` are the float f = 1 + q / 16. Then Σ f · x needs one
+//! multiply-add for each element, and Σ (f − ZERO) · x = Σ f · x − ZERO · Σ x, where Σ x is the same for all rows.
+//! As f lies between 1 and 2, the subtraction costs three or four bits of f32's 24, no more.
 
 use core::marker::PhantomData;
 
@@ -65,6 +68,8 @@ pub trait ChunkFormat: GpuLayout {
     const RUNS: usize;
     /// Whether [`Self::offset`] can be anything but zero.
     const HAS_OFFSET: bool;
+    /// The float that stands for the value zero (before the offset).
+    const ZERO: f32;
 
     /// Elements of a run.
     const RUN_ELEMENTS: usize = 4 * Self::QUADS;
@@ -84,31 +89,25 @@ pub trait ChunkFormat: GpuLayout {
     /// The chunk that holds run `run_idx` in the order of elements, and which of the chunk's runs it is.
     fn locate(run_idx: usize) -> (usize, usize);
 
-    /// The integers of a quad, as floats.
+    /// The floats f of a quad.
     fn quad(chunk: &Self::Chunk, run: usize, quad: usize) -> [f32; 4];
 
-    /// What a run's integers are multiplied by.
+    /// What f − ZERO is multiplied by.
     fn scale(chunk: &Self::Chunk, run: usize) -> f32;
 
     /// What is added to the product.
     fn offset(chunk: &Self::Chunk, run: usize) -> f32;
 
-    /// The values of a quad: bit for bit those of [`super::QuantBlock::decode`].
+    /// The values of a quad: bit for bit those of [`super::QuantBlock::decode`], since f − ZERO is exact.
     #[inline(always)]
     fn values(chunk: &Self::Chunk, run: usize, quad: usize) -> [f32; 4] {
         let [a, b, c, d] = Self::quad(chunk, run, quad);
-        let scale = Self::scale(chunk, run);
-        if Self::HAS_OFFSET {
-            let offset = Self::offset(chunk, run);
-            [
-                math::fma(a, scale, offset),
-                math::fma(b, scale, offset),
-                math::fma(c, scale, offset),
-                math::fma(d, scale, offset),
-            ]
-        } else {
-            [a * scale, b * scale, c * scale, d * scale]
-        }
+        let (scale, offset) = (Self::scale(chunk, run), Self::offset(chunk, run));
+        let value = |f: f32| {
+            let q = if Self::ZERO == 0.0 { f } else { f - Self::ZERO };
+            if Self::HAS_OFFSET { math::fma(q, scale, offset) } else { q * scale }
+        };
+        [value(a), value(b), value(c), value(d)]
     }
 
     /// The value of one element. The slow way, for rows whose length forbids wide loads: float formats only.
@@ -134,26 +133,28 @@ fn pick(words: [u32; 4], i: usize) -> u32 {
     }
 }
 
-/// The four bytes of a word, minus `bias`, as floats.
+/// The floats 1 + b / 128 of a word's four bytes 128 + b.
 #[inline(always)]
-fn bytes_to_f32(bytes: u32, bias: u32) -> [f32; 4] {
-    const TWO_TO_23: u32 = 0x4b00_0000;
-    let zero = f32::from_bits(TWO_TO_23 + bias);
-    let float = |selector| f32::from_bits(math::byte_perm(bytes, TWO_TO_23, selector)) - zero;
-    [float(0x7440), float(0x7441), float(0x7442), float(0x7443)]
+fn bytes_to_f32(bytes: u32) -> [f32; 4] {
+    const EXPONENT_OF_1: u32 = 0x3f00_0000; // its lowest bit is the 128 of the byte below
+    let float = |selector| f32::from_bits(math::byte_perm(bytes, EXPONENT_OF_1, selector));
+    [float(0x7044), float(0x7144), float(0x7244), float(0x7344)]
 }
 
-/// The low (run 0) or high (run 1) nibbles of a word, one a byte.
+/// The low (run 0) or high (run 1) nibbles of a word as bits `shift` to `shift + 3` of its bytes, `shift` in 1..=3.
 #[inline(always)]
-fn nibbles(word: u32, run: usize) -> u32 {
-    (word >> (4 * run)) & 0x0f0f_0f0f
+fn nibbles(word: u32, run: usize, shift: u32) -> u32 {
+    word.rotate_left(if run == 0 { shift } else { 28 + shift }) & (0x0f0f_0f0f << shift)
 }
 
-/// Bits 0 to 3 of a word as bit 4 of its bytes 0 to 3.
+/// The highest bit of every byte.
+const TOP_BITS: u32 = 0x8080_8080;
+
+/// Bits 0 to 3 of a word as bit 6 of its bytes 0 to 3.
 #[inline(always)]
-fn spread_to_bit_4(bits: u32) -> u32 {
-    // Multiplying by 1 + 2⁷ + 2¹⁴ + 2²¹ puts bit i at 8 i (and elsewhere, which the mask removes).
-    (((bits & 0xf) * 0x0020_4081) & 0x0101_0101) << 4
+fn spread_to_bit_6(bits: u32) -> u32 {
+    // Multiplying by 2⁶ · (1 + 2⁷ + 2¹⁴ + 2²¹) puts bit i at 8 i + 6 (and elsewhere, which the mask removes).
+    ((bits & 0xf) * 0x0810_2040) & 0x4040_4040
 }
 
 #[inline(always)]
@@ -168,6 +169,7 @@ macro_rules! float_format {
             const QUADS: usize = $quads;
             const RUNS: usize = 1;
             const HAS_OFFSET: bool = false;
+            const ZERO: f32 = 0.0;
 
             #[inline(always)]
             fn load(matrix: Matrix<Self>, chunk: usize) -> [u32; 4] {
@@ -255,12 +257,13 @@ pub struct LegacyChunk {
 
 /// Formats of 32 elements whose chunk is a block: element i + 16 sits in the nibble above element i.
 macro_rules! nibble_format {
-    ($format:ty, scales: $scale_plane:literal, high: $high_plane:expr, has_min: $has_min:literal, bias: $bias:literal) => {
+    ($format:ty, scales: $scale_plane:literal, high: $high_plane:expr, has_min: $has_min:literal, bits: $bits:literal, zero: $zero:literal) => {
         impl ChunkFormat for $format {
             type Chunk = LegacyChunk;
             const QUADS: usize = 4;
             const RUNS: usize = 2;
             const HAS_OFFSET: bool = $has_min;
+            const ZERO: f32 = 1.0 + $zero / (1 << $bits) as f32;
 
             #[inline(always)]
             fn load(matrix: Matrix<Self>, chunk: usize) -> LegacyChunk {
@@ -292,16 +295,16 @@ macro_rules! nibble_format {
 
             #[inline(always)]
             fn quad(chunk: &LegacyChunk, run: usize, quad: usize) -> [f32; 4] {
-                let low = nibbles(pick(chunk.qs, quad), run);
+                let low = nibbles(pick(chunk.qs, quad), run, 7 - $bits);
                 let high: Option<usize> = $high_plane;
                 let fifth =
-                    if high.is_some() { spread_to_bit_4(chunk.high >> (16 * run + 4 * quad)) } else { 0 };
-                bytes_to_f32(low | fifth, $bias)
+                    if high.is_some() { spread_to_bit_6(chunk.high >> (16 * run + 4 * quad)) } else { 0 };
+                bytes_to_f32(low | fifth | TOP_BITS)
             }
 
             #[inline(always)]
             fn scale(chunk: &LegacyChunk, _: usize) -> f32 {
-                half(chunk.scales)
+                half(chunk.scales) * (1 << $bits) as f32
             }
 
             #[inline(always)]
@@ -316,10 +319,10 @@ macro_rules! nibble_format {
     };
 }
 
-nibble_format!(Q4_0, scales: 1, high: None, has_min: false, bias: 8);
-nibble_format!(Q4_1, scales: 1, high: None, has_min: true, bias: 0);
-nibble_format!(Q5_0, scales: 2, high: Some(1), has_min: false, bias: 16);
-nibble_format!(Q5_1, scales: 2, high: Some(1), has_min: true, bias: 0);
+nibble_format!(Q4_0, scales: 1, high: None, has_min: false, bits: 4, zero: 8.0);
+nibble_format!(Q4_1, scales: 1, high: None, has_min: true, bits: 4, zero: 0.0);
+nibble_format!(Q5_0, scales: 2, high: Some(1), has_min: false, bits: 5, zero: 16.0);
+nibble_format!(Q5_1, scales: 2, high: Some(1), has_min: true, bits: 5, zero: 0.0);
 
 /// A chunk is half a block: 16 bytes of quants.
 impl ChunkFormat for Q8_0 {
@@ -327,6 +330,7 @@ impl ChunkFormat for Q8_0 {
     const QUADS: usize = 4;
     const RUNS: usize = 1;
     const HAS_OFFSET: bool = false;
+    const ZERO: f32 = 0.0;
 
     #[inline(always)]
     fn load(matrix: Matrix<Self>, chunk: usize) -> LegacyChunk {
@@ -346,8 +350,12 @@ impl ChunkFormat for Q8_0 {
 
     #[inline(always)]
     fn quad(chunk: &LegacyChunk, _: usize, quad: usize) -> [f32; 4] {
-        // Two's complement with the sign bit flipped is q + 128.
-        bytes_to_f32(pick(chunk.qs, quad) ^ 0x8080_8080, 128)
+        // Two's complement with the sign bit flipped is q + 128, and eight bits fit below the exponent of 2²³ only.
+        const TWO_TO_23: u32 = 0x4b00_0000;
+        let bytes = pick(chunk.qs, quad) ^ TOP_BITS;
+        let float =
+            |selector| f32::from_bits(math::byte_perm(bytes, TWO_TO_23, selector)) - (8_388_608.0 + 128.0);
+        [float(0x7440), float(0x7441), float(0x7442), float(0x7443)]
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Chunks of the K formats: an eighth of a block, 16 bytes of quants; lanes 0 to 7 read one block.
 
-use super::{ChunkFormat, LOAD_BYTES, Matrix, bytes_to_f32, half, nibbles, pick};
+use super::{ChunkFormat, LOAD_BYTES, Matrix, TOP_BITS, bytes_to_f32, half, nibbles, pick};
 use crate::quant::{Q4_K, Q5_K, Q6_K, QuantBlock};
 
 /// Chunks of a block.
@@ -24,16 +24,19 @@ pub struct Chunk45 {
 }
 
 impl Chunk45 {
-    /// The 6-bit scale (`kind` 0) or minimum (`kind` 1) of the run's sub-block: [`crate::quant::scale_min`], but
-    /// on words.
+    /// The group's two 6-bit scales (`kind` 0) or minima (`kind` 1), in the lower two bytes:
+    /// [`crate::quant::scale_min`] for both runs at once.
     #[inline(always)]
-    fn sub_scale(&self, run: usize, kind: u32) -> f32 {
-        let s = 2 * self.group + run as u32;
-        let shift = 8 * (s % 4);
+    fn sub_scales(&self, kind: usize) -> u32 {
+        let shift = 16 * (self.group % 2);
         let first = (if kind == 0 { self.header[1] } else { self.header[2] }) >> shift;
-        let low = (self.header[3] >> shift >> (4 * kind)) & 15;
-        let bits = if s < 4 { first & 63 } else { low | ((first >> 2) & 48) };
-        bits as f32
+        let low = self.header[3] >> shift >> (4 * kind);
+        if self.group < 2 { first & 0x3f3f } else { (low & 0x0f0f) | ((first >> 2) & 0x3030) }
+    }
+
+    #[inline(always)]
+    fn sub_scale(&self, run: usize, kind: usize) -> f32 {
+        (self.sub_scales(kind) >> (8 * run)) as u8 as f32
     }
 
     #[inline(always)]
@@ -48,20 +51,21 @@ impl Chunk45 {
 }
 
 macro_rules! format_45 {
-    ($format:ty, $has_high:literal) => {
+    ($format:ty, $bits:literal) => {
         impl ChunkFormat for $format {
             type Chunk = Chunk45;
             const QUADS: usize = 4;
             const RUNS: usize = 2;
             const HAS_OFFSET: bool = true;
+            const ZERO: f32 = 1.0;
 
             #[inline(always)]
             fn load(matrix: Matrix<Self>, chunk: usize) -> Chunk45 {
                 let (block, part) = (chunk / CHUNKS * Self::BYTES, chunk % CHUNKS);
-                let high_bytes = if $has_high { HIGH_BYTES } else { 0 };
+                let high_bytes = if $bits == 5 { HIGH_BYTES } else { 0 };
                 Chunk45 {
                     qs: matrix.quants(0, block + HEADER_BYTES + high_bytes + part * LOAD_BYTES),
-                    high: if $has_high {
+                    high: if $bits == 5 {
                         matrix.bytes.u32x4_at(block + HEADER_BYTES + part % 2 * LOAD_BYTES)
                     } else {
                         [0; 4]
@@ -85,19 +89,20 @@ macro_rules! format_45 {
 
             #[inline(always)]
             fn quad(chunk: &Chunk45, run: usize, quad: usize) -> [f32; 4] {
-                let low = nibbles(pick(chunk.qs, quad), run);
-                let fifth = if $has_high {
+                let low = nibbles(pick(chunk.qs, quad), run, 7 - $bits);
+                let fifth = if $bits == 5 {
+                    // Bit s of every byte goes to bit 6; what crosses into other bytes is masked away.
                     let sub_block = 2 * chunk.group + run as u32;
-                    ((pick(chunk.high, quad) >> sub_block) & 0x0101_0101) << 4
+                    pick(chunk.high, quad).rotate_left(38 - sub_block) & 0x4040_4040
                 } else {
                     0
                 };
-                bytes_to_f32(low | fifth, 0)
+                bytes_to_f32(low | fifth | TOP_BITS)
             }
 
             #[inline(always)]
             fn scale(chunk: &Chunk45, run: usize) -> f32 {
-                chunk.scale(run)
+                chunk.scale(run) * (1 << $bits) as f32
             }
 
             #[inline(always)]
@@ -112,8 +117,8 @@ macro_rules! format_45 {
     };
 }
 
-format_45!(Q4_K, false);
-format_45!(Q5_K, true);
+format_45!(Q4_K, 4);
+format_45!(Q5_K, 5);
 
 /// What a lane holds of a chunk of Q6_K: bytes 16 to 31 (half h = 1) or 0 to 15 of quarter p (0 or 1) of half n
 /// of the block. Run 0 lies in quarter p (low nibbles), run 1 in quarter p + 2 (high nibbles).
@@ -133,6 +138,7 @@ impl ChunkFormat for Q6_K {
     const QUADS: usize = 4;
     const RUNS: usize = 2;
     const HAS_OFFSET: bool = false;
+    const ZERO: f32 = 1.0 + 32.0 / 64.0;
 
     #[inline(always)]
     fn load(matrix: Matrix<Self>, chunk: usize) -> Chunk6 {
@@ -164,16 +170,17 @@ impl ChunkFormat for Q6_K {
     #[inline(always)]
     fn quad(chunk: &Chunk6, run: usize, quad: usize) -> [f32; 4] {
         let p = chunk.part / 2 % 2;
-        let low = nibbles(pick(chunk.ql, quad), run);
-        let high = ((pick(chunk.qh, quad) >> (2 * p + 4 * run as u32)) & 0x0303_0303) << 4;
-        bytes_to_f32(low | high, 32)
+        let low = nibbles(pick(chunk.ql, quad), run, 1);
+        // Bits 2 p + 4 r and the next of every byte go to bits 5 and 6.
+        let high = pick(chunk.qh, quad).rotate_left(37 - 2 * p - 4 * run as u32) & 0x6060_6060;
+        bytes_to_f32(low | high | TOP_BITS)
     }
 
     #[inline(always)]
     fn scale(chunk: &Chunk6, run: usize) -> f32 {
         let scales = if run == 0 { chunk.scales[0] } else { chunk.scales[1] };
         let scale = (scales >> (8 * (chunk.part % 4))) as u8 as i8;
-        half(u32::from(chunk.d)) * scale as f32
+        half(u32::from(chunk.d)) * 64.0 * scale as f32
     }
 
     #[inline(always)]
