@@ -34,6 +34,10 @@ impl Interrupt {
     pub fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.requested)
     }
+
+    pub fn happened(&self) -> bool {
+        self.requested.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Interrupt {

@@ -1,13 +1,12 @@
 //! `oxwarp logits`: what a model computes, as numbers.
 
-use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::Outcome;
-use super::options::{ENVIRONMENT, ModelArgs};
+use super::options::{ENVIRONMENT, ModelArgs, whole};
+use super::{Outcome, note};
 
 /// Write the logits after each token of a sequence
 ///
@@ -18,6 +17,7 @@ use super::options::{ENVIRONMENT, ModelArgs};
 pub struct Args {
     /// The token ids, with commas between them
     #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
+    #[arg(allow_negative_numbers = true, value_parser = whole(0..=u32::MAX))]
     tokens: Vec<u32>,
 
     /// File to write to
@@ -38,17 +38,26 @@ struct WriteError {
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Outcome {
-    let path = args.output;
-    let failed = |source| WriteError { path: path.clone(), source };
     let mut model = args.model.load()?;
-    let mut file = BufWriter::new(File::create(&path).map_err(failed)?);
+    // Opened with the first row: a request that is refused leaves what is there alone.
+    let mut file = None;
     let mut written = Ok(());
     model.logits_each(&args.tokens, |_, logits| {
         if written.is_ok() {
-            written = logits.iter().try_for_each(|logit| file.write_all(&logit.to_le_bytes()));
+            written = write_row(&mut file, &args.output, logits);
         }
     })?;
-    written.and_then(|()| file.flush()).map_err(|source| Box::<dyn Error>::from(failed(source)))?;
-    super::note(format_args!("{}: [{}, {}] f32", path.display(), args.tokens.len(), model.config().n_vocab));
+    let flushed = written.and_then(|()| file.map_or(Ok(()), |mut file| file.flush()));
+    flushed.map_err(|source| WriteError { path: args.output.clone(), source })?;
+    let (n_tokens, n_vocab) = (args.tokens.len(), model.config().n_vocab);
+    note(format_args!("{}: [{n_tokens}, {n_vocab}] f32", args.output.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+fn write_row(file: &mut Option<BufWriter<File>>, path: &Path, logits: &[f32]) -> io::Result<()> {
+    let file = match file {
+        Some(file) => file,
+        None => file.insert(BufWriter::new(File::create(path)?)),
+    };
+    logits.iter().try_for_each(|logit| file.write_all(&logit.to_le_bytes()))
 }

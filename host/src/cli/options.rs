@@ -1,16 +1,18 @@
 //! Options that several subcommands share, and the parsers of their values.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use indicatif::{ProgressBar, ProgressStyle};
 use oxwarp::sampler::{self, OptionRange, SamplerOptions};
 use oxwarp::{LoadOptions, Model};
 
 /// More than any machine has cores; fewer than a system refuses to start.
-const MAX_THREADS: u64 = 1024;
+const MAX_THREADS: usize = 1024;
 
 /// What `after_help` says of the environment.
 pub const ENVIRONMENT: &str = "\
@@ -31,6 +33,7 @@ pub struct ModelArgs {
 
     /// Tokens that prompt and answer may have together [default: what the model was trained for, at most 8192]
     #[arg(short, long, value_name = "N", env = "OXWARP_CTX_SIZE", hide_env = true)]
+    #[arg(allow_negative_numbers = true, value_parser = whole(1..=usize::MAX))]
     ctx_size: Option<usize>,
 
     /// Allow a context longer than the model was trained for
@@ -39,23 +42,27 @@ pub struct ModelArgs {
 
     /// Threads of the CPU back end [default: one for each core]
     #[arg(short, long, value_name = "N", env = "OXWARP_THREADS", hide_env = true)]
-    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_THREADS))]
+    #[arg(allow_negative_numbers = true, value_parser = whole(1..=MAX_THREADS))]
     threads: Option<usize>,
 }
 
 impl ModelArgs {
-    /// Loads the model, with a progress bar on standard error if that is a terminal.
-    pub fn load(&self) -> Result<Model, oxwarp::Error> {
+    /// The model's file. If none is given, the program ends as with any command line that lacks something.
+    pub fn path(&self) -> PathBuf {
         // Not by clap, which would take a set variable and --model for a contradiction.
         let from_environment = || std::env::var_os("OXWARP_MODEL").map(PathBuf::from);
         let path = self.model.clone().or_else(|| self.file.clone()).or_else(from_environment);
-        let Some(path) = path else { no_model() };
+        path.unwrap_or_else(|| no_model())
+    }
+
+    /// Loads the model, with a progress bar on standard error if that is a terminal.
+    pub fn load(&self) -> Result<Model, oxwarp::Error> {
         let bar = ProgressBar::no_length();
         let style =
             ProgressStyle::with_template("loading {bar:40} {bytes} of {total_bytes}, {bytes_per_sec}");
         bar.set_style(style.expect("a literal template"));
         let model = Model::load(
-            path,
+            self.path(),
             LoadOptions {
                 n_ctx: self.ctx_size,
                 allow_longer_context: self.allow_longer_context,
@@ -94,7 +101,8 @@ pub struct SamplerArgs {
     temp: f32,
 
     /// Keep the K most probable tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value = "40", env = "OXWARP_TOP_K", hide_env = true)]
+    #[arg(long, value_name = "K", default_value = "40", allow_negative_numbers = true)]
+    #[arg(value_parser = whole(0..=usize::MAX), env = "OXWARP_TOP_K", hide_env = true)]
     top_k: usize,
 
     /// Keep the most probable tokens whose probabilities sum to P, 0 to 1; 1 keeps all
@@ -148,6 +156,19 @@ fn in_range(range: OptionRange) -> impl Fn(&str) -> Result<f32, String> + Clone 
     move |text| {
         let number = text.parse().ok().and_then(|number| range.check(number).ok());
         number.ok_or_else(|| format!("allowed: {} to {}", range.min, range.max))
+    }
+}
+
+/// A whole number in `range`.
+pub fn whole<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("allowed: {} to {}", range.start(), range.end()))
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "prompt_file")]
     prompt: Option<String>,
 
-    /// Read the prompt from a file
+    /// Read the prompt from a file; - is standard input
     #[arg(short = 'f', long = "file", value_name = "PATH")]
     prompt_file: Option<PathBuf>,
 
@@ -117,6 +117,8 @@ struct NothingToDo {
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Outcome {
+    // Without a model, nobody needs to type a prompt.
+    args.model.path();
     let prompt = read_prompt(&args)?;
     let start = Instant::now();
     let mut model = args.model.load()?;
@@ -144,11 +146,11 @@ pub fn run(args: Args) -> Outcome {
 fn read_prompt(args: &Args) -> Result<Option<String>, PromptError> {
     let (name, text) = match (&args.prompt, &args.prompt_file) {
         (Some(prompt), _) => return Ok(Some(prompt.clone())),
-        (None, Some(path)) => {
+        (None, Some(path)) if path.as_os_str() != "-" => {
             (path.display().to_string(), File::open(path).map_err(PromptFault::Read).and_then(read_text))
         }
         (None, None) if args.interactive || io::stdin().is_terminal() => return Ok(None),
-        (None, None) => ("standard input".to_owned(), read_text(io::stdin())),
+        (None, _) => ("standard input".to_owned(), read_text(io::stdin())),
     };
     text.map(Some).map_err(|fault| PromptError { name, fault })
 }
@@ -187,8 +189,11 @@ fn answer_once(args: &Args, model: &mut Model, prompt: String, load_time: Durati
         answer.end_line()?;
         note(format_args!("[{} | {}]", report.speed(), resources(model, report.seed)));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if interrupt.happened() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }
+
+/// The exit code of a program that Ctrl-C ended: 128 and the signal's number.
+const INTERRUPTED: u8 = 130;
 
 /// The prompt as the model is to see it.
 fn prompt_tokens(args: &Args, model: &Model, prompt: String) -> Result<Vec<u32>, oxwarp::Error> {
