@@ -1,10 +1,12 @@
 //! Whole models through the GPU's kernels on the emulator.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use kernels_gpu::simt::emulator::Emulator;
 use oxwarp::backend::gpu::{Gpu, GpuOptions};
-use oxwarp::model::{EngineOptions, Error, Runner};
+use oxwarp::gguf::{Gguf, MappedFile};
+use oxwarp::model::{Engine, EngineOptions, Error, LoadProgress, Runner};
 
 use testkit::data::Rng;
 
@@ -54,6 +56,62 @@ fn chunk_sizes_have_limits() {
 #[test]
 fn uploads_in_small_chunks_give_the_same() {
     golden::check_forced_start(&on_emulator_in_small_chunks, BOUNDS, 1);
+}
+
+/// Loads a copy of a fixture, does something to the copy when the first tensor is on its way, and returns what loading
+/// says.
+fn load_while(disturb: impl Fn(&Path)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    std::fs::copy(golden::fixtures().join("models/rnd-llama.Q8_0.gguf"), &path).unwrap();
+    let file = Arc::new(MappedFile::open(&path).unwrap());
+    let gguf = Gguf::parse(file.bytes()).unwrap();
+    let gpu = Gpu::new(Emulator::fast(), GpuOptions::default()).unwrap();
+    let mut n_calls = 0;
+    let mut progress = |_: LoadProgress| {
+        n_calls += 1;
+        if n_calls == 2 {
+            disturb(&path);
+        }
+    };
+    let loaded = Engine::load(gpu, Arc::clone(&file), &gguf, EngineOptions::default(), &mut progress);
+    let message = loaded.err().expect("refused").to_string();
+    message.replace(&path.display().to_string(), "PATH")
+}
+
+#[test]
+fn d2_a_file_replaced_while_it_is_loaded_is_refused() {
+    let message = load_while(|path| {
+        let other = path.with_extension("new");
+        std::fs::copy(path, &other).unwrap();
+        std::fs::rename(&other, path).unwrap();
+    });
+    assert!(
+        message.contains("PATH: the file was changed while it was in use: device and inode"),
+        "{message}"
+    );
+}
+
+#[test]
+fn d2_a_file_rewritten_while_it_is_loaded_is_refused() {
+    let message = load_while(|path| {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    });
+    let expected = "PATH: the file was changed while it was in use: the modification time was";
+    assert!(message.contains(expected), "{message}");
+}
+
+#[test]
+fn d1_a_file_shortened_while_it_is_loaded_is_an_error_and_no_signal() {
+    let message = load_while(|path| {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        let n_bytes = file.metadata().unwrap().len();
+        file.set_len(n_bytes - 1).unwrap();
+    });
+    // Whichever notices first: the read of the last tensor, or the look at the file afterwards.
+    let noticed = ["it has been shortened since it was opened", "the size was"];
+    assert!(noticed.iter().any(|words| message.contains(words)), "{message}");
 }
 
 /// Lengths at which something begins or ends: a warp, a tile of 32 queries or 64 rows, a part of the keys, a batch.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use cust::context::Context;
 use cust::device::{Device as CustDevice, DeviceAttribute};
-use cust::stream::{Stream, StreamFlags};
 use cust::sys::CUstream;
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Launch, MAX_PARAMS, Purpose};
 use kernels_gpu::simt::Element;
@@ -15,6 +14,7 @@ use super::error::Version;
 use super::graph::{QueuedLaunch, Recordings};
 use super::module::{Module, Target};
 use super::raw::{self, LaunchAttribute, LaunchConfig};
+use super::stream::Stream;
 use super::vram::{Pinned, Vram, VramUse, cust_error};
 use super::{Error, driver};
 
@@ -39,15 +39,18 @@ pub struct GpuInfo {
 ///
 /// Work happens in the order of the calls. A kernel's fault shows up at a later call, unless the environment variable
 /// `OXWARP_SYNC=1` makes every launch wait for its kernel.
-///
-/// Fields are dropped from the top: the stream and its recordings go while the context, which `gpu` holds, still lives.
 pub struct Cuda {
     /// The launches of an open batch.
     pub(super) queue: RefCell<Option<Vec<QueuedLaunch>>>,
     pub(super) recordings: RefCell<Recordings>,
+    /// Where downloads arrive; made by the first.
+    downloads: RefCell<Option<Pinned>>,
     stream: Stream,
     gpu: Arc<Gpu>,
 }
+
+/// Downloads go through page-locked memory in pieces of this size.
+const DOWNLOAD_BYTES: usize = 1 << 20;
 
 /// What all streams of a GPU share.
 struct Gpu {
@@ -110,10 +113,14 @@ impl Cuda {
     }
 
     fn on(gpu: Arc<Gpu>) -> Result<Self, Error> {
-        gpu.vram.bind()?;
-        let stream = Stream::new(StreamFlags::DEFAULT, None)
-            .map_err(|error| cust_error("cuStreamCreateWithPriority", error))?;
-        Ok(Cuda { gpu, stream, queue: RefCell::default(), recordings: RefCell::default() })
+        let stream = Stream::new(&gpu.vram)?;
+        Ok(Cuda {
+            gpu,
+            stream,
+            queue: RefCell::default(),
+            recordings: RefCell::default(),
+            downloads: RefCell::default(),
+        })
     }
 
     pub fn info(&self) -> &GpuInfo {
@@ -138,7 +145,7 @@ impl Cuda {
     /// # Errors
     /// Those of the kernels.
     pub fn synchronize(&self) -> Result<(), Error> {
-        self.wait(None)
+        self.stream.synchronize(None)
     }
 
     /// Queues a copy of the first bytes of `src`.
@@ -149,8 +156,10 @@ impl Cuda {
         assert!(dst.len() <= src.len(), "copy of {} bytes into {}", src.len(), dst.len());
         self.gpu.vram.bind()?;
         // SAFETY: both spans have this size; the rest is the caller's promise.
-        unsafe { raw::cuMemcpyHtoDAsync_v2(dst.address(), src.as_ptr().cast(), dst.len(), self.raw_stream()) }
-            .map_err(|error| Error::after_launches(error, None))
+        let queued = unsafe {
+            raw::cuMemcpyHtoDAsync_v2(dst.address(), src.as_ptr().cast(), dst.len(), self.raw_stream())
+        };
+        self.gpu.vram.check(queued, None)
     }
 
     /// Registers and bytes of local memory that a thread of this kernel uses; none for a name that no kernel has.
@@ -167,14 +176,7 @@ impl Cuda {
     }
 
     pub(super) fn raw_stream(&self) -> CUstream {
-        self.stream.as_inner()
-    }
-
-    fn wait(&self, kernel: Option<&'static str>) -> Result<(), Error> {
-        self.gpu.vram.bind()?;
-        // SAFETY: a stream of this context.
-        unsafe { raw::cuStreamSynchronize(self.raw_stream()) }
-            .map_err(|error| Error::after_launches(error, kernel))
+        self.stream.raw()
     }
 
     /// Queues a kernel in the stream.
@@ -201,11 +203,33 @@ impl Cuda {
         };
         // SAFETY: a kernel of the loaded module, with as many pointers to parameters as it has, of the types that
         // `#[kernel]` took from its own signature; the buffers behind them are borrowed by the launch.
-        unsafe {
+        let queued = unsafe {
             raw::cuLaunchKernelEx(&config, kernel.function, pointers.as_mut_ptr(), std::ptr::null_mut())
-        }
-        .map_err(|error| Error::after_launches(error, None))?;
-        if self.gpu.sync { self.wait(Some(meta.name)) } else { Ok(()) }
+        };
+        self.gpu.vram.check(queued, None)?;
+        if self.gpu.sync { self.stream.synchronize(Some(meta.name)) } else { Ok(()) }
+    }
+
+    /// Copies up to [`DOWNLOAD_BYTES`] bytes from `address`, after everything launched before.
+    fn download_piece(&self, address: u64, dst: &mut [u8]) -> Result<(), Error> {
+        let mut downloads = self.downloads.borrow_mut();
+        let pinned = match &mut *downloads {
+            Some(pinned) => pinned,
+            none => none.insert(Pinned::new(&self.gpu.vram, DOWNLOAD_BYTES)?),
+        };
+        assert!(dst.len() <= pinned.len(), "a piece of {} bytes", dst.len());
+        self.gpu.vram.bind()?;
+        // SAFETY: the span was borrowed by the caller; the page-locked bytes suffice, and live on in `self`.
+        let queued = unsafe {
+            raw::cuMemcpyDtoHAsync_v2(pinned.as_mut_ptr().cast(), address, dst.len(), self.raw_stream())
+        };
+        // Waited for in any case: nothing may be on its way there when the next piece comes.
+        let waited = self.stream.synchronize(None);
+        self.gpu.vram.check(queued, None)?;
+        waited?;
+        // SAFETY: the copy has been waited for.
+        dst.copy_from_slice(&unsafe { pinned.as_mut_slice() }[..dst.len()]);
+        Ok(())
     }
 
     fn check_limits(&self, launch: &QueuedLaunch) -> Result<(), Error> {
@@ -275,32 +299,21 @@ impl Device for Cuda {
         }
         self.gpu.vram.bind()?;
         // SAFETY: both spans have this size, and the source is pageable, so it has been read when the call returns.
-        unsafe {
+        let queued = unsafe {
             raw::cuMemcpyHtoDAsync_v2(dst.address(), src.as_ptr().cast(), size_of_val(src), self.raw_stream())
-        }
-        .map_err(|error| Error::after_launches(error, None))
+        };
+        self.gpu.vram.check(queued, None)
     }
 
     fn copy_out<T: Element>(&self, src: &DeviceSlice<T>, dst: &mut [T]) -> Result<(), Error> {
         assert!(dst.len() == src.len(), "copy of {} elements into {}", src.len(), dst.len());
         self.assert_no_batch("a copy");
-        if src.is_empty() {
-            return Ok(());
+        let mut address = src.address();
+        for piece in bytemuck::cast_slice_mut::<T, u8>(dst).chunks_mut(DOWNLOAD_BYTES) {
+            self.download_piece(address, piece)?;
+            address += piece.len() as u64;
         }
-        self.gpu.vram.bind()?;
-        // SAFETY: both spans have this size; `dst` is borrowed until the wait below has ended.
-        let queued = unsafe {
-            raw::cuMemcpyDtoHAsync_v2(
-                dst.as_mut_ptr().cast(),
-                src.address(),
-                size_of_val(dst),
-                self.raw_stream(),
-            )
-        };
-        // Waited for in any case: `dst` must not be written after this returns.
-        let waited = self.wait(None);
-        queued.map_err(|error| Error::after_launches(error, None))?;
-        waited
+        Ok(())
     }
 
     fn zero<T: Element>(&self, dst: &mut DeviceSlice<T>) -> Result<(), Error> {
@@ -310,8 +323,8 @@ impl Device for Cuda {
         }
         self.gpu.vram.bind()?;
         // SAFETY: the span is borrowed exclusively, and all-zero bytes are an element of every type.
-        unsafe { raw::cuMemsetD8Async(dst.address(), 0, dst.size_bytes(), self.raw_stream()) }
-            .map_err(|error| Error::after_launches(error, None))
+        let queued = unsafe { raw::cuMemsetD8Async(dst.address(), 0, dst.size_bytes(), self.raw_stream()) };
+        self.gpu.vram.check(queued, None)
     }
 
     fn launch<K: Launch>(&self, kernel: K, grid: Grid) -> Result<(), Error> {

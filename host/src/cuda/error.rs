@@ -72,14 +72,13 @@ pub enum Error {
     },
     /// Any other failed call.
     #[error(transparent)]
-    Call(#[from] CallError),
+    Call(CallError),
 }
 
-impl Error {
-    /// The error of a call that may report what kernels did before it; `kernel` if it can only have been this one.
-    pub(super) fn after_launches(source: CallError, kernel: Option<&'static str>) -> Self {
+impl From<CallError> for Error {
+    fn from(source: CallError) -> Self {
         match source.is_sticky() {
-            true => Error::KernelFault { kernel, source },
+            true => Error::KernelFault { kernel: None, source },
             false => Error::Call(source),
         }
     }

@@ -53,7 +53,8 @@ impl Event {
     pub fn wait(&self) -> Result<(), Error> {
         self.vram.bind()?;
         // SAFETY: an event of this context.
-        unsafe { raw::cuEventSynchronize(self.handle) }.map_err(|error| Error::after_launches(error, None))
+        let waited = unsafe { raw::cuEventSynchronize(self.handle) };
+        self.vram.check(waited, None)
     }
 
     /// Microseconds of the GPU's clock from `start` to here, in steps of half a microsecond. Waits for both.
@@ -72,9 +73,7 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        if self.vram.bind().is_ok() {
-            // SAFETY: ours alone; the driver keeps what a queued record still needs.
-            let _ = unsafe { raw::cuEventDestroy_v2(self.handle) };
-        }
+        // SAFETY: ours alone; the driver keeps what a queued record still needs.
+        self.vram.tear_down(|| unsafe { raw::cuEventDestroy_v2(self.handle) });
     }
 }

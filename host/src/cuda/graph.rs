@@ -129,8 +129,8 @@ impl Cuda {
         self.vram().bind()?;
         // SAFETY: the list of launches of this very call is that of the graph, so every address in it is borrowed by
         // the caller, as for a launch.
-        unsafe { raw::cuGraphLaunch(graph.exec, self.raw_stream()) }
-            .map_err(|error| Error::after_launches(error, None))
+        let launched = unsafe { raw::cuGraphLaunch(graph.exec, self.raw_stream()) };
+        self.vram().check(launched, None)
     }
 }
 
@@ -156,9 +156,7 @@ unsafe impl Send for Graph {}
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        if self.vram.bind().is_ok() {
-            // SAFETY: made by `capture`, ours alone; the driver waits for a run that has not ended.
-            let _ = unsafe { raw::cuGraphExecDestroy(self.exec) };
-        }
+        // SAFETY: made by `capture`, ours alone; the driver waits for a run that has not ended.
+        self.vram.tear_down(|| unsafe { raw::cuGraphExecDestroy(self.exec) });
     }
 }

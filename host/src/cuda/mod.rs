@@ -3,7 +3,7 @@
 //! - `driver`, `entries`, `raw`: the driver found at run time, under the crate `cust`; entries that cust lacks.
 //! - `vram`: the context and its memory, accounted by purpose.
 //! - `module`: the PTX that this program carries, compiled by the driver at start.
-//! - `device`: [`Cuda`], on which kernels are launched; `graph`: many launches as one;
+//! - `device`: [`Cuda`], on which kernels are launched, in a `stream`; `graph`: many launches as one;
 //!   `event`: marks to wait for and to measure between.
 //! - `upload`: a file's bytes on their way to the GPU; `readback`: results on their way back.
 //!
@@ -18,6 +18,7 @@ mod graph;
 mod module;
 mod raw;
 mod readback;
+mod stream;
 mod upload;
 mod vram;
 

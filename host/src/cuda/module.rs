@@ -112,10 +112,8 @@ impl Module {
 
 impl Drop for Module {
     fn drop(&mut self) {
-        if self.vram.bind().is_ok() {
-            // SAFETY: loaded by `load`; its functions went with `self`.
-            let _ = unsafe { raw::cuModuleUnload(self.handle) };
-        }
+        // SAFETY: loaded by `load`; its functions went with `self`.
+        self.vram.tear_down(|| unsafe { raw::cuModuleUnload(self.handle) });
     }
 }
 

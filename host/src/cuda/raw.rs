@@ -64,6 +64,10 @@ raw_entries! {
         extra: *mut *mut c_void,
     );
 
+    /// Makes a stream.
+    fn cuStreamCreate(stream: *mut CUstream, flags: c_uint);
+    /// Frees a stream, whose queued work still runs.
+    fn cuStreamDestroy_v2(stream: CUstream);
     /// Waits for everything queued in a stream.
     fn cuStreamSynchronize(stream: CUstream);
     /// Makes an event.
@@ -110,6 +114,9 @@ raw_entries! {
 
 /// `CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN`, which cust does not know.
 pub(super) const MAX_SHARED_BYTES_OPT_IN: c_int = 97;
+
+/// `CU_STREAM_NON_BLOCKING`: no waiting for the default stream.
+pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
 
 /// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL`: only what this thread does can spoil the capture.
 pub(super) const CAPTURE_THREAD_LOCAL: c_int = 1;

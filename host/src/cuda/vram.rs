@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use cust::context::Context;
@@ -45,9 +47,11 @@ impl VramUse {
 /// The primary context of one GPU, and what is allocated in it. Lives as long as its last buffer.
 pub(super) struct Vram {
     handle: CUcontext,
-    /// Released when this is dropped. Nothing is called on it, so that nobody waits for the lock.
-    _context: Mutex<Context>,
+    /// Released when this is dropped, which is last of all. Nothing is called on it, so nobody waits for the lock.
+    context: ManuallyDrop<Mutex<Context>>,
     allocations: Mutex<Allocations>,
+    /// Whether a kernel's fault has ended the context.
+    lost: AtomicBool,
 }
 
 #[derive(Default)]
@@ -64,13 +68,37 @@ unsafe impl Sync for Vram {}
 impl Vram {
     pub(super) fn new(context: Context) -> Arc<Self> {
         let handle = context.as_raw();
-        Arc::new(Vram { handle, _context: Mutex::new(context), allocations: Mutex::default() })
+        let context = ManuallyDrop::new(Mutex::new(context));
+        Arc::new(Vram { handle, context, allocations: Mutex::default(), lost: AtomicBool::new(false) })
     }
 
     /// Makes the context the calling thread's. Every call of the driver needs it; it takes some ten nanoseconds.
     pub(super) fn bind(&self) -> Result<(), CallError> {
         // SAFETY: the context lives as long as `self`.
         unsafe { raw::cuCtxSetCurrent(self.handle) }
+    }
+
+    /// The result of a call that may report what kernels did before it; `kernel` if it can only have been this one.
+    pub(super) fn check(
+        &self,
+        result: Result<(), CallError>,
+        kernel: Option<&'static str>,
+    ) -> Result<(), Error> {
+        result.map_err(|source| match Error::from(source) {
+            Error::KernelFault { source, .. } => {
+                self.lost.store(true, Ordering::Relaxed);
+                Error::KernelFault { kernel, source }
+            }
+            other => other,
+        })
+    }
+
+    /// Runs a call that frees something. Its failure has nobody to be told to; and in a lost context nothing is freed:
+    /// the driver gets all of it back when the process ends, and must not be asked before.
+    pub(super) fn tear_down(&self, free: impl FnOnce() -> Result<(), CallError>) {
+        if !self.lost.load(Ordering::Relaxed) && self.bind().is_ok() {
+            let _ = free();
+        }
     }
 
     /// Allocates plain memory of the GPU; the driver aligns it to 256 bytes at least.
@@ -126,11 +154,16 @@ impl DeviceMemory for Vram {
             };
             *allocations.in_use.of(purpose) -= size;
         }
-        // A lost context refuses both calls. Its memory goes back to the driver with the process, and whoever used
-        // the buffer has had the error.
-        if self.bind().is_ok() {
-            // SAFETY: one live allocation of this context, used by nobody (the caller's promise).
-            let _ = unsafe { raw::cuMemFree_v2(address) };
+        // SAFETY: one live allocation of this context, used by nobody (the caller's promise).
+        self.tear_down(|| unsafe { raw::cuMemFree_v2(address) });
+    }
+}
+
+impl Drop for Vram {
+    fn drop(&mut self) {
+        if !*self.lost.get_mut() {
+            // SAFETY: dropped once, here, and not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.context) };
         }
     }
 }
@@ -182,10 +215,8 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        if self.vram.bind().is_ok() {
-            // SAFETY: allocated in `new`; the driver waits for copies that still use it.
-            let _ = unsafe { raw::cuMemFreeHost(self.start.cast()) };
-        }
+        // SAFETY: allocated in `new`; whoever queues copies waits for them first.
+        self.vram.tear_down(|| unsafe { raw::cuMemFreeHost(self.start.cast()) });
     }
 }
 

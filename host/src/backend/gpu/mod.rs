@@ -13,12 +13,13 @@ mod weights;
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
-use kernels_gpu::launch::{DeviceBuffer, Purpose};
+use kernels_gpu::launch::{DeviceBuffer, DeviceSlice, Purpose};
 use kernels_gpu::simt::f16;
 
 use super::{Error, KvShape, MatrixSource, Memory, Step};
-use crate::gguf::GgmlType;
+use crate::gguf::{GgmlType, MappedFile};
 
 pub use accelerator::Accelerator;
 use accelerator::device_error;
@@ -70,6 +71,8 @@ impl Default for GpuOptions {
 pub struct Gpu<D: Accelerator> {
     // Before all that frees memory: uploads that nobody waited for must end first.
     uploads: Option<D::Uploads>,
+    /// What is being loaded.
+    file: Option<Arc<MappedFile>>,
     device: D,
     options: GpuOptions,
     arena: Arena,
@@ -86,12 +89,27 @@ pub struct Gpu<D: Accelerator> {
 
 /// What a step works on.
 struct Inputs {
-    tokens: DeviceBuffer<u32>,    // [capacity]
-    positions: DeviceBuffer<u32>, // [capacity]
+    /// The tokens, then their positions: one copy brings both.
+    words: DeviceBuffer<u32>, // at least [2, n_tokens]
+    n_tokens: usize,
     /// The token chosen and the status of the choice.
     chosen: DeviceBuffer<u32>, // [2]
     /// Whether a launch of this step chooses.
     chooses: bool,
+}
+
+impl Inputs {
+    /// The first `n` tokens.
+    fn tokens(&self, n: usize) -> &DeviceSlice<u32> {
+        assert!(n <= self.n_tokens, "{n} tokens of {}", self.n_tokens);
+        self.words.slice(0..n)
+    }
+
+    /// The positions of the first `n` tokens.
+    fn positions(&self, n: usize) -> &DeviceSlice<u32> {
+        assert!(n <= self.n_tokens, "{n} positions of {}", self.n_tokens);
+        self.words.slice(self.n_tokens..self.n_tokens + n)
+    }
 }
 
 /// Results between two launches of one op; grown where an op needs more.
@@ -134,13 +152,14 @@ impl<D: Accelerator> Gpu<D> {
     /// Those of the device.
     pub fn new(device: D, options: GpuOptions) -> Result<Self, Error> {
         let inputs = Inputs {
-            tokens: device.zeros(1, Purpose::Other).map_err(device_error)?,
-            positions: device.zeros(1, Purpose::Other).map_err(device_error)?,
+            words: device.zeros(2, Purpose::Other).map_err(device_error)?,
+            n_tokens: 1,
             chosen: device.zeros(2, Purpose::Other).map_err(device_error)?,
             chooses: false,
         };
         Ok(Gpu {
             uploads: None,
+            file: None,
             device,
             options,
             arena: Arena::default(),
@@ -193,13 +212,17 @@ impl<D: Accelerator> Gpu<D> {
             Some(uploads) => uploads,
             none => none.insert(self.device.start_uploads(self.options.chunk_bytes).map_err(device_error)?),
         };
+        self.file.get_or_insert_with(|| Arc::clone(bytes.file()));
         self.device.upload_matrix(uploads, Upload { bytes, format, place })?;
         Ok(GpuMatrix { piece, format, n_rows, n_cols })
     }
 
     fn finish_uploads(&mut self) -> Result<(), Error> {
-        match self.uploads.take() {
-            Some(uploads) => self.device.finish_uploads(uploads),
+        if let Some(uploads) = self.uploads.take() {
+            self.device.finish_uploads(uploads)?;
+        }
+        match self.file.take() {
+            Some(file) => file.still_unchanged().map_err(device_error),
             None => Ok(()),
         }
     }
@@ -229,16 +252,16 @@ impl<D: Accelerator> Gpu<D> {
 
     /// Makes the tokens those of the next step.
     fn set_inputs(&mut self, tokens: &[u32], first_position: usize) -> Result<(), Error> {
-        let n = tokens.len();
-        if n > self.inputs.tokens.len() {
-            let capacity = n.next_power_of_two();
-            self.inputs.tokens = self.device.zeros(capacity, Purpose::Other).map_err(device_error)?;
-            self.inputs.positions = self.device.zeros(capacity, Purpose::Other).map_err(device_error)?;
-        }
         let first = format::u32_of(first_position);
-        let positions: Vec<u32> = (first..first + format::u32_of(n)).collect();
-        self.device.copy_in(self.inputs.tokens.slice_mut(0..n), tokens).map_err(device_error)?;
-        self.device.copy_in(self.inputs.positions.slice_mut(0..n), &positions).map_err(device_error)
+        let positions = first..first + format::u32_of(tokens.len());
+        let words: Vec<u32> = tokens.iter().copied().chain(positions).collect();
+        let inputs = &mut self.inputs;
+        if inputs.words.len() < words.len() {
+            let capacity = words.len().next_power_of_two();
+            inputs.words = self.device.zeros(capacity, Purpose::Other).map_err(device_error)?;
+        }
+        inputs.n_tokens = tokens.len();
+        self.device.copy_in(inputs.words.slice_mut(0..words.len()), &words).map_err(device_error)
     }
 
     fn run_step(

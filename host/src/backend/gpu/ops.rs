@@ -72,7 +72,7 @@ impl<D: Accelerator> Gpu<D> {
             q,
             k_cache: &cache.k,
             v_cache: &cache.v,
-            positions: inputs.positions.slice(0..n_tokens),
+            positions: inputs.positions(n_tokens),
             n_heads: u32_of(n_heads),
             n_kv_heads: u32_of(n_kv_heads),
             head_dim: u32_of(head_dim),
@@ -103,7 +103,7 @@ impl<D: Accelerator> Gpu<D> {
     ) -> Result<(), Error> {
         let AttentionShape { n_heads, n_kv_heads, head_dim, scale } = shape;
         let (k_cache, v_cache) = (&*cache.k, &*cache.v);
-        let positions = self.inputs.positions.slice(0..n_tokens);
+        let positions = self.inputs.positions(n_tokens);
         let grid = Grid::xy(u32_of(n_tokens.div_ceil(attention_prefill::TILE_QUERIES)), u32_of(n_heads));
         let n_ctx = u32_of(cache.shape.n_ctx);
         let n_tokens = u32_of(n_tokens);
@@ -251,7 +251,7 @@ impl<D: Accelerator> Backend for Gpu<D> {
 
     fn embedding(&mut self, y: &mut DeviceBuffer<f32>, w: &GpuMatrix, n_tokens: usize) -> Result<(), Error> {
         let y = rows_mut(y, n_tokens, w.n_cols);
-        let tokens = self.inputs.tokens.slice(0..n_tokens);
+        let tokens = self.inputs.tokens(n_tokens);
         let shape = [w.n_rows, w.n_cols];
         w.format.embedding(&self.device, y, w.piece.bytes(), tokens, shape).map_err(device_error)
     }
@@ -325,7 +325,7 @@ impl<D: Accelerator> Backend for Gpu<D> {
     ) -> Result<(), Error> {
         let RopeShape { pairs, n_heads, head_dim, rope_dim } = shape;
         let x = rows_mut(x, n_tokens, n_heads * head_dim);
-        let (table, positions) = (table.values(), self.inputs.positions.slice(0..n_tokens));
+        let (table, positions) = (table.values(), self.inputs.positions(n_tokens));
         let grid = Grid::xy(u32_of(rope_blocks(n_heads, rope_dim)), u32_of(n_tokens));
         let [n_heads, head_dim, rope_dim] = [n_heads, head_dim, rope_dim].map(u32_of);
         match pairs {
@@ -352,7 +352,7 @@ impl<D: Accelerator> Backend for Gpu<D> {
             v_cache: &mut cache.v,
             k: rows(k, n_tokens, width),
             v: rows(v, n_tokens, width),
-            positions: self.inputs.positions.slice(0..n_tokens),
+            positions: self.inputs.positions(n_tokens),
             n_kv_heads: u32_of(n_kv_heads),
             head_dim: u32_of(head_dim),
             n_ctx: u32_of(n_ctx),
@@ -418,11 +418,9 @@ impl<D: Accelerator> Backend for Gpu<D> {
         let (token, status) = inputs.chosen.split_at_mut(1);
         let choose = argmax_f32 { token, status, logits: rows(logits, 1, n_vocab), n_vocab: u32_of(n_vocab) };
         device.launch(choose, Grid::x(1)).map_err(device_error)?;
-        let next = advance {
-            tokens: inputs.tokens.slice_mut(0..1),
-            positions: inputs.positions.slice_mut(0..1),
-            sampled: inputs.chosen.slice(0..1),
-        };
+        assert!(inputs.n_tokens == 1, "a choice after {} tokens", inputs.n_tokens);
+        let (tokens, positions) = inputs.words.slice_mut(0..2).split_at_mut(1);
+        let next = advance { tokens, positions, sampled: inputs.chosen.slice(0..1) };
         device.launch(next, Grid::x(1)).map_err(device_error)
     }
 
