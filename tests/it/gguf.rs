@@ -3,7 +3,7 @@
 mod files;
 mod header;
 mod metadata;
-mod mutate;
+pub mod mutate;
 mod scales;
 mod tensors;
 

@@ -10,3 +10,6 @@ mod ops;
 mod sampler;
 mod template;
 mod tokenizer;
+mod tokenizer_faults;
+mod tokenizer_hf;
+mod tokenizer_random;

@@ -13,21 +13,25 @@ pub fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
 }
 
-/// The tokenizer of a GGUF, gzipped or not.
+/// The tokenizer of a GGUF file.
 pub fn load(path: &Path) -> Tokenizer {
-    let mut bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    if path.extension().is_some_and(|extension| extension == "gz") {
-        let mut unpacked = Vec::new();
-        flate2::read::GzDecoder::new(&bytes[..]).read_to_end(&mut unpacked).expect("gzip");
-        bytes = unpacked;
-    }
+    let bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let gguf = Gguf::parse(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     Tokenizer::from_gguf(&gguf).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The vocabulary of `tests/fixtures/tokenizers` called `name`.
+/// The GGUF file in `tests/fixtures/tokenizers` with the vocabulary called `name`.
+pub fn read_vocab(name: &str) -> Vec<u8> {
+    let packed = fs::read(fixture(&format!("tokenizers/ggml-vocab-{name}.gguf.gz"))).expect("fixture");
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut bytes).expect("gzip");
+    bytes
+}
+
+/// The tokenizer of that vocabulary.
 pub fn load_vocab(name: &str) -> Tokenizer {
-    load(&fixture(&format!("tokenizers/ggml-vocab-{name}.gguf.gz")))
+    let bytes = read_vocab(name);
+    Tokenizer::from_gguf(&Gguf::parse(&bytes).expect("fixture")).expect("fixture")
 }
 
 /// Texts of `tests/fixtures/tokenizers/NAME.inp`, with their ids.
