@@ -6,10 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::Error;
 use crate::backend::Memory;
-use crate::backend::cpu::{Cpu, CpuOptions};
+use crate::device::{Device, DeviceChoice, DeviceOptions};
 use crate::generate::{GenerateOptions, Generation, Session};
 use crate::gguf::{Gguf, MappedFile};
-use crate::model::{self, Engine, EngineOptions, LoadProgress, ModelConfig};
+use crate::model::{EngineOptions, LoadProgress, ModelConfig};
 use crate::tokenizer::template::DateTime;
 use crate::tokenizer::{
     ChatOptions, ChatPrompt, ChatTemplate, EncodeOptions, Message, TemplateError, Tokenizer,
@@ -23,8 +23,10 @@ pub struct LoadOptions<'p> {
     pub n_ctx: Option<usize>,
     /// Whether `n_ctx` may be more than the model was trained for.
     pub allow_longer_context: bool,
-    /// Threads of the CPU back end; by default one for each core.
-    pub n_threads: Option<usize>,
+    /// Where to compute; by default on the first GPU, or on the CPU if there is none.
+    pub device: DeviceChoice,
+    /// How to use the CPU or the GPU, whichever it is.
+    pub device_options: DeviceOptions,
     /// Told how far loading has come: at the beginning, after each tensor, and at the end.
     pub progress: Option<&'p mut dyn FnMut(LoadProgress)>,
 }
@@ -52,6 +54,7 @@ pub struct Model {
     tokenizer: Tokenizer,
     /// A template that cannot be used is an error where it is needed: the model can still complete texts.
     template: Result<Option<ChatTemplate>, TemplateError>,
+    notice: Option<String>,
     session: Session,
 }
 
@@ -59,7 +62,7 @@ impl Model {
     /// Loads the GGUF file at `path`.
     ///
     /// # Errors
-    /// [`Error::File`], [`Error::Gguf`], [`Error::Vocabulary`] and [`Error::Model`].
+    /// [`Error::File`], [`Error::Gguf`], [`Error::Vocabulary`], [`Error::Device`] and [`Error::Model`].
     pub fn load(path: impl AsRef<Path>, options: LoadOptions<'_>) -> Result<Model, Error> {
         let path: Box<Path> = path.as_ref().into();
         let file = Arc::new(MappedFile::open(&path)?);
@@ -67,19 +70,19 @@ impl Model {
         let tokenizer =
             Tokenizer::from_gguf(&gguf).map_err(|source| Error::Vocabulary { path: path.clone(), source })?;
         let template = ChatTemplate::from_gguf(&gguf);
+        let device = Device::open(options.device, options.device_options)?;
+        let (n_batch, notice) = (device.n_batch(), device.notice().map(str::to_owned));
         let engine_options = EngineOptions {
             n_ctx: options.n_ctx,
             allow_longer_context: options.allow_longer_context,
-            n_batch: CPU_BATCH,
+            n_batch,
         };
         let mut nothing = |_| ();
         let progress = options.progress.unwrap_or(&mut nothing);
-        let cpu =
-            Cpu::new(CpuOptions { n_threads: options.n_threads, isa: None }).map_err(model::Error::from);
-        let engine =
-            cpu.and_then(|cpu| Engine::load(cpu, Arc::clone(&file), &gguf, engine_options, progress));
-        let engine = engine.map_err(|source| Error::Model { path: path.clone(), source })?;
-        Ok(Model { path, tokenizer, template, session: Session::new(Box::new(engine), CPU_BATCH) })
+        let runner = device
+            .load(Arc::clone(&file), &gguf, engine_options, progress)
+            .map_err(|source| Error::Model { path: path.clone(), source })?;
+        Ok(Model { path, tokenizer, template, notice, session: Session::new(runner, n_batch) })
     }
 
     /// Continues `prompt`. What the cache still holds of it from the last generation is not computed again.
@@ -198,7 +201,12 @@ impl Model {
         self.session.config()
     }
 
-    /// What it computes on: "cpu, 2 threads".
+    /// Why it computes on the CPU, where nobody has asked for the CPU; one line.
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
+    }
+
+    /// What it computes on, as "cpu, 2 threads of AVX2".
     pub fn device(&self) -> String {
         self.session.device()
     }
@@ -219,7 +227,3 @@ fn now() -> Option<DateTime> {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     Some(DateTime::from_unix(since_1970.as_secs().try_into().ok()?))
 }
-
-/// Tokens of a prompt that the CPU computes at once: enough for its matrix products to be at full speed, few enough for a
-/// generation to be cancelled between two batches within a fraction of a second.
-const CPU_BATCH: usize = 64;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{generate, gguf, model, sampler, tokenizer};
+use crate::{device, generate, gguf, model, sampler, tokenizer};
 
 /// Each variant names the file or the value at fault; what was found and what is allowed is in the source's text.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,9 @@ pub enum Error {
     /// The file's tokenizer is incomplete or of an unknown kind.
     #[error("{}: its tokenizer cannot be used", path.display())]
     Vocabulary { path: Box<Path>, source: tokenizer::Error },
+    /// The device asked for cannot be used.
+    #[error(transparent)]
+    Device(#[from] device::Error),
     /// The file's model cannot be run, or not here.
     #[error("{}: its model cannot be loaded", path.display())]
     Model { path: Box<Path>, source: model::Error },

@@ -73,6 +73,27 @@ fn json_holds_all_there_is_to_know() {
     }
 }
 
+/// Where no device is asked for, a GPU computes if there is one; if not, one line says so. The kernels of the GPU give the
+/// same text on the CPU.
+#[test]
+fn devices() {
+    let by_default = oxwarp(&story_args(&["-n", "32"])).env_remove("OXWARP_DEVICE").output().unwrap();
+    assert_eq!(String::from_utf8(by_default.stdout).unwrap(), format!("{STORY}\n"));
+    let stderr = String::from_utf8(by_default.stderr).unwrap();
+    let notices: Vec<&str> = stderr.lines().filter(|line| line.contains("CPU")).collect();
+    let gpu = json_of(&run(&story_args(&["-n", "1", "--device", "auto", "--json"])));
+    let has_gpu = gpu["device"].as_str().unwrap().starts_with("cuda");
+    assert_eq!(notices.len(), usize::from(!has_gpu), "{stderr}");
+
+    let emulated = json_of(&run(&story_args(&["-n", "3", "--device", "emulator", "--json"])));
+    assert_eq!(emulated["tokens"], serde_json::json!([432, 383, 286]));
+    assert!(emulated["device"].as_str().unwrap().starts_with("emulator"), "{emulated}");
+
+    let refused = run(&story_args(&["--device", "cuda:4095"]));
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""));
+    assert!(refused.stderr.starts_with("error: --device cuda:4095: "), "{}", refused.stderr);
+}
+
 /// The prompt may come from the command line, a file or standard input; the setting from the environment.
 #[test]
 fn ways_to_say_the_same() {
@@ -176,6 +197,8 @@ fn refusals() {
         "run stories.gguf -p x -n 1.5",
         "run stories.gguf -p x -s 99999999999999999999",
         "run stories.gguf -p x -t 0",
+        "run stories.gguf -p x --device gpu",
+        "run stories.gguf -p x --h2d-chunk 1",
         "run stories.gguf -p x --stop=",
         "run stories.gguf -p x --json -i",
         "logits stories.gguf --tokens 1,512 -o out",
@@ -197,11 +220,12 @@ fn refusals() {
 
 #[test]
 fn help() {
-    let help: Vec<String> = [vec!["--help"], vec!["run", "--help"], vec!["logits", "--help"]]
-        .iter()
-        .map(|arguments| run(arguments).stdout)
-        .collect();
+    let help: Vec<String> =
+        [["run", "--help"], ["logits", "--help"]].iter().map(|arguments| run(arguments).stdout).collect();
     insta::assert_snapshot!(help.join("\n———\n\n"));
+    let all = run(&["--help"]).stdout;
+    let listed = |command: &str| all.lines().any(|line| line.trim_start().starts_with(command));
+    assert!(["run ", "logits ", "tokenize "].iter().all(|command| listed(command)), "{all}");
 }
 
 #[test]

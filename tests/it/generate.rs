@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use oxwarp::device::DeviceChoice;
 use oxwarp::generate::{self, GenerateOptions, Generation, StopReason, Token};
 use oxwarp::sampler::SamplerOptions;
 use oxwarp::tokenizer::EncodeOptions;
@@ -20,7 +21,11 @@ fn fixture(name: &str) -> String {
 }
 
 fn load(name: &str, n_ctx: usize) -> Model {
-    Model::load(fixture(name), LoadOptions { n_ctx: Some(n_ctx), ..Default::default() }).unwrap()
+    Model::load(
+        fixture(name),
+        LoadOptions { n_ctx: Some(n_ctx), device: DeviceChoice::Cpu, ..Default::default() },
+    )
+    .unwrap()
 }
 
 fn greedy(max_tokens: usize) -> GenerateOptions {

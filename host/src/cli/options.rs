@@ -8,8 +8,13 @@ use std::str::FromStr;
 use clap::Args;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use indicatif::{ProgressBar, ProgressStyle};
+use oxwarp::backend::cpu::CpuOptions;
+use oxwarp::backend::gpu::GpuOptions;
+use oxwarp::device::{DeviceChoice, DeviceOptions};
 use oxwarp::sampler::{self, OptionRange, SamplerOptions};
 use oxwarp::{LoadOptions, Model};
+
+use super::note;
 
 /// More than any machine has cores; fewer than a system refuses to start.
 const MAX_THREADS: usize = 1024;
@@ -44,6 +49,14 @@ pub struct ModelArgs {
     #[arg(short, long, value_name = "N", env = "OXWARP_THREADS", hide_env = true)]
     #[arg(allow_negative_numbers = true, value_parser = whole(1..=MAX_THREADS))]
     threads: Option<usize>,
+
+    /// Where to compute: auto, cpu, cuda, cuda:N or emulator
+    #[arg(long, value_name = "DEVICE", default_value = "auto", env = "OXWARP_DEVICE", hide_env = true)]
+    device: DeviceChoice,
+
+    /// Bytes of the pieces in which weights go to a GPU; K and M may follow the number [default: 1M]
+    #[arg(long, value_name = "BYTES", value_parser = chunk_size, env = "OXWARP_H2D_CHUNK", hide_env = true)]
+    h2d_chunk: Option<GpuOptions>,
 }
 
 impl ModelArgs {
@@ -66,7 +79,11 @@ impl ModelArgs {
             LoadOptions {
                 n_ctx: self.ctx_size,
                 allow_longer_context: self.allow_longer_context,
-                n_threads: self.threads,
+                device: self.device,
+                device_options: DeviceOptions {
+                    cpu: CpuOptions { n_threads: self.threads, isa: None },
+                    gpu: self.h2d_chunk.unwrap_or_default(),
+                },
                 progress: Some(&mut |progress| {
                     bar.set_length(progress.bytes_total);
                     bar.set_position(progress.bytes_done);
@@ -74,6 +91,9 @@ impl ModelArgs {
             },
         );
         bar.finish_and_clear();
+        if let Some(notice) = model.as_ref().ok().and_then(Model::notice) {
+            note(notice);
+        }
         model
     }
 }
@@ -149,6 +169,17 @@ fn seed(text: &str) -> Result<Seed, String> {
         "-1" => Ok(Seed(None)),
         _ => text.parse().map(|seed| Seed(Some(seed))).map_err(|_| format!("allowed: -1 to {}", u64::MAX)),
     }
+}
+
+fn chunk_size(text: &str) -> Result<GpuOptions, String> {
+    let (number, unit) = match text.strip_suffix(['K', 'k']) {
+        Some(number) => (number, 1 << 10),
+        None => text.strip_suffix(['M', 'm']).map_or((text, 1), |number| (number, 1 << 20)),
+    };
+    let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(unit));
+    let options = bytes.and_then(|bytes| GpuOptions::with_chunk_bytes(bytes).ok());
+    let (min, max) = (GpuOptions::MIN_CHUNK_BYTES, GpuOptions::MAX_CHUNK_BYTES);
+    options.ok_or_else(|| format!("allowed: {min} to {max} bytes, as 65536, 512K or 1M"))
 }
 
 /// A parser of numbers in `range`, whose refusals name the range; clap names the option and the value.

@@ -26,7 +26,12 @@ pub fn oxwarp(arguments: &[&str]) -> Command {
     std::env::vars().filter_map(ours).for_each(|name| {
         command.env_remove(name);
     });
-    command.args(arguments).current_dir(fixture("")).env("COLUMNS", "100").env("TERM", "xterm");
+    command
+        .args(arguments)
+        .current_dir(fixture(""))
+        .env("OXWARP_DEVICE", "cpu")
+        .env("COLUMNS", "100")
+        .env("TERM", "xterm");
     command
 }
 
