@@ -102,7 +102,7 @@ fn rebuild(targets: &[Target], hash: &str, ptxas: Option<&Path>, options: Option
         bitcodes.push(bitcode::compile(&toolchain, *target)?);
     }
     let build = |target: Target, bitcode| -> Result<Vec<lint::Violation>> {
-        let kernels = registry::kernels(target);
+        let kernels = registry::kernels();
         println!("build-ptx: {}: optimising", target.cpu);
         let pipeline =
             Pipeline { toolchain: &toolchain, ptxas, target, kernels: &kernels, dir: &target.build_dir() };

@@ -1,10 +1,10 @@
 //! The kernels that must be in a module, from the registry that `#[kernel]` fills.
 
-use super::{Entry, Target};
+use super::Entry;
 use kernels_gpu::launch::all_kernels;
 
-/// The kernels of one target, by name.
-pub fn kernels(_target: Target) -> Vec<Entry> {
+/// All kernels, by name. Every target has all of them.
+pub fn kernels() -> Vec<Entry> {
     let mut kernels: Vec<_> = all_kernels()
         .into_iter()
         .map(|meta| Entry {
