@@ -1,6 +1,6 @@
 //! The specification of every op in f64, and the comparison with derived bounds.
 //!
-//! [`reference`] says what an op computes, [`data`] makes inputs, [`compare`] says how far an implementation in
+//! [`mod@reference`] says what an op computes, [`data`] makes inputs, [`compare`] says how far an implementation in
 //! f32 may be from the reference, and why.
 
 pub mod compare;

@@ -25,9 +25,9 @@ const NO_SCORE: f32 = -1.0e30;
 
 /// One part of the attention of one head of one token over the keys 0 ..= its position.
 ///
-/// `part_out` [n_tokens, n_heads, n_splits, head_dim] receives Σ p·v / l and `part_ml` [n_tokens, n_heads, n_splits, 2]
-/// receives (m, l), with p = exp(q·k·scale − m) over the part's keys. `q` [n_tokens, n_heads, head_dim];
-/// `k_cache`, `v_cache` [n_kv_heads, n_ctx, head_dim]; `positions` [n_tokens]. Query head h reads the keys of head
+/// `part_out [n_tokens, n_heads, n_splits, head_dim]` receives Σ p·v / l and `part_ml [n_tokens, n_heads, n_splits, 2]`
+/// receives (m, l), with p = exp(q·k·scale − m) over the part's keys. `q [n_tokens, n_heads, head_dim]`;
+/// `k_cache`, `v_cache [n_kv_heads, n_ctx, head_dim]`; `positions [n_tokens]`. Query head h reads the keys of head
 /// h · n_kv_heads / n_heads.
 ///
 /// Grid: n_heads × n_splits × n_tokens. The number of parts does not depend on the position, so that one captured
@@ -233,7 +233,7 @@ fn dot8(query: &[f32; 8], key: [f16; 8]) -> f32 {
 
 /// y = Σ outᵢ · lᵢ · exp(mᵢ − m) / Σ lᵢ · exp(mᵢ − m) over the parts i of each head, m the largest mᵢ.
 ///
-/// `y` [n_tokens, n_heads, head_dim]; `part_out` [n_tokens, n_heads, n_splits, head_dim]; `part_ml`
+/// `y [n_tokens, n_heads, head_dim]`; `part_out [n_tokens, n_heads, n_splits, head_dim]`; `part_ml`
 /// [n_tokens, n_heads, n_splits, 2].
 ///
 /// Grid: n_heads × n_tokens. Requires: the first part of a head has at least one key (l > 0).

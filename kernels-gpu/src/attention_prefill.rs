@@ -32,8 +32,8 @@ macro_rules! entry {
     ($name:ident, $max_dim:literal, $doc:literal) => {
         #[doc = $doc]
         ///
-        /// y = softmax(q·Kᵀ · scale, keys up to each query's own position)·V. `y`, `q` [n_tokens, n_heads, head_dim];
-        /// `k_cache`, `v_cache` [n_kv_heads, n_ctx, head_dim], already holding the new tokens; `positions` [n_tokens].
+        /// y = softmax(q·Kᵀ · scale, keys up to each query's own position)·V. `y`, `q [n_tokens, n_heads, head_dim]`;
+        /// `k_cache`, `v_cache [n_kv_heads, n_ctx, head_dim]`, already holding the new tokens; `positions [n_tokens]`.
         /// Query head h reads the keys of head h · n_kv_heads / n_heads.
         ///
         /// Grid: ⌈n_tokens / 32⌉ × n_heads. Requires: head_dim a multiple of 8; n_heads a multiple of n_kv_heads;
@@ -96,7 +96,7 @@ fn attention_prefill<const PAIRS: usize>(
     pdl::wait();
     let dim = shape.head_dim as usize;
     let max_dim = PAIRS * 64;
-    let key_stride = (dim / 8 | 1) * 8; // in elements; odd in units of 16 bytes
+    let key_stride = ((dim / 8) | 1) * 8; // in elements; odd in units of 16 bytes
     let mut shared = Shared::new();
     let queries = shared.tile::<f32>(TILE_QUERIES * max_dim);
     let keys = shared.tile::<f16>(TILE_KEYS * (max_dim + 8));

@@ -5,9 +5,9 @@ use crate::simt::prelude::*;
 /// Threads of a block; one thread adds four elements.
 pub const THREADS: u32 = 128;
 
-/// y[token, i] += b[i].
+/// `y[token, i] += b[i]`.
 ///
-/// `y` [n_tokens, dim], `b` [dim].
+/// `y [n_tokens, dim]`, `b [dim]`.
 ///
 /// Grid: [`bias_blocks`] × n_tokens. Requires: nothing of `dim`; a multiple of 4 takes the wide path.
 /// Fast because: 16-byte loads and stores wherever rows begin on 16 bytes.
@@ -18,7 +18,7 @@ pub fn bias_add_f32(y: InOut<f32>, b: In<f32>, dim: u32) {
     let dim = dim as usize;
     let i = (thread::block_idx_x() * THREADS + thread::thread_idx_x()) as usize * 4;
     let row = thread::block_idx_y() as usize * dim;
-    if dim % 4 == 0 {
+    if dim.is_multiple_of(4) {
         if i < dim {
             let (a, c) = (y.load::<4>(row + i), b.load::<4>(i));
             y.store::<4>(row + i, [a[0] + c[0], a[1] + c[1], a[2] + c[2], a[3] + c[3]]);

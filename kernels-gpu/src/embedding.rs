@@ -8,9 +8,9 @@ use crate::simt::prelude::*;
 /// Threads of a block; one thread decodes four elements.
 pub const THREADS: u32 = 128;
 
-/// y[t] = row tokens[t] of a table in f32, decoded.
+/// `y[t]` = row `tokens[t]` of a table in f32, decoded.
 ///
-/// `y` [n_tokens, dim], `w` [n_vocab, dim] in the GPU's layout, `tokens` [n_tokens]. A token that the table does not
+/// `y [n_tokens, dim]`, `w [n_vocab, dim]` in the GPU's layout, `tokens [n_tokens]`. A token that the table does not
 /// have gives NaN, which sampling reports.
 ///
 /// Grid: [`embedding_blocks`] × n_tokens. Requires: `dim` a multiple of the format's block; y on 16 bytes.

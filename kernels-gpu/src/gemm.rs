@@ -20,7 +20,7 @@ const SHARED: usize =
 
 /// y[t, o] = Σ w[o, k] · x[t, k], with weights in f32.
 ///
-/// `y` [n_tokens, n_rows], `w` [n_rows, n_cols] in the GPU's layout, `x` [n_tokens, n_cols]. Each result is one
+/// `y [n_tokens, n_rows]`, `w [n_rows, n_cols]` in the GPU's layout, `x [n_tokens, n_cols]`. Each result is one
 /// running f32 sum over k.
 ///
 /// Grid: [`gemm_grid`]; a block owns 64 tokens by 64 rows.

@@ -26,9 +26,9 @@ const fn shared_bytes<Q: ChunkFormat>() -> usize {
     shared::tile_bytes::<f32>(XTile::<Q>::ELEMENTS) + shared::tile_bytes::<f32>(sums)
 }
 
-/// y[o] = Σ w[o, k] · x[k], with weights in f32.
+/// `y[o] = Σ w[o, k] · x[k]`, with weights in f32.
 ///
-/// `y` [n_rows], `w` [n_rows, n_cols] in the GPU's layout, `x` [n_cols]. f32 accumulation in an order that depends on
+/// `y [n_rows]`, `w [n_rows, n_cols]` in the GPU's layout, `x [n_cols]`. f32 accumulation in an order that depends on
 /// `n_cols` alone.
 ///
 /// Grid: any number of blocks, best [`gemv_blocks`]; block b works on rows 16 b to 16 b + 15, then on those

@@ -10,8 +10,8 @@ pub const ELEMENTS: usize = 8;
 
 /// cache[kv_head, position, :] = f16(new[token, kv_head, :]), for k and for v, rounded to nearest even.
 ///
-/// `k_cache`, `v_cache` [n_kv_heads, n_ctx, head_dim]; `k`, `v` [n_tokens, n_kv_heads, head_dim];
-/// `positions` [n_tokens].
+/// `k_cache`, `v_cache [n_kv_heads, n_ctx, head_dim]`; `k`, `v [n_tokens, n_kv_heads, head_dim]`;
+/// `positions [n_tokens]`.
 ///
 /// Grid: [`kv_write_blocks`] × n_tokens. Requires: head_dim a multiple of 8; positions < n_ctx, all different.
 /// Fast because: 16-byte loads and stores, neighbours in a head by neighbouring lanes.

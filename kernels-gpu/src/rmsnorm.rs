@@ -7,7 +7,7 @@ pub const THREADS: u32 = 256;
 
 /// y = x / sqrt(mean(x²) + eps) · w, for each row.
 ///
-/// `y` and `x` [n_rows, dim], `w` [dim].
+/// `y` and `x [n_rows, dim]`, `w [dim]`.
 ///
 /// Grid: one block per row. Requires: y, x and w on 16 bytes; a `dim` that is a multiple of 4 takes the wide path.
 /// Fast because: 16-byte accesses; the second reading of x comes from the first-level cache.
@@ -25,7 +25,7 @@ pub fn rmsnorm_f32(y: Out<f32>, x: In<f32>, w: In<f32>, dim: u32, eps: f32) {
 
 /// x += branch, then y = x / sqrt(mean(x²) + eps) · w, for each row.
 ///
-/// `y`, `x` and `branch` [n_rows, dim], `w` [dim].
+/// `y`, `x` and `branch [n_rows, dim]`, `w [dim]`.
 ///
 /// Grid, Requires, Fast because: as [`rmsnorm_f32`].
 #[kernel(threads = THREADS, shared = block::REDUCE_BYTES, pdl)]

@@ -9,8 +9,8 @@ pub const THREADS: u32 = 128;
 ///
 /// (x₂ᵢ, x₂ᵢ₊₁) ← (x₂ᵢ·cos − x₂ᵢ₊₁·sin, x₂ᵢ·sin + x₂ᵢ₊₁·cos) for i < rope_dim / 2; the rest of a head is left alone.
 ///
-/// `x` [n_tokens, n_heads, head_dim]; `table` [n_ctx, rope_dim / 2, 2] holds (cos, sin), made on the host in f64, so
-/// base, partial dimensions, frequency factors and every kind of scaling are data; `positions` [n_tokens].
+/// `x [n_tokens, n_heads, head_dim]`; `table [n_ctx, rope_dim / 2, 2]` holds (cos, sin), made on the host in f64, so
+/// base, partial dimensions, frequency factors and every kind of scaling are data; `positions [n_tokens]`.
 ///
 /// Grid: [`rope_blocks`] × n_tokens. Requires: even `head_dim` and `rope_dim`, rope_dim ≤ head_dim, positions < n_ctx.
 /// Fast because: (1) a warp reads and writes 256 consecutive bytes; (2) no sine is computed on the device.

@@ -19,7 +19,7 @@ pub const MAX_VOCAB: usize = SEGMENT * 1024;
 /// token = the index of the largest logit, the lowest one of equals; status = 0, [`STATUS_NAN`] or
 /// [`STATUS_NO_CANDIDATE`].
 ///
-/// `token` [1], `status` [1], `logits` [n_vocab].
+/// `token [1]`, `status [1]`, `logits [n_vocab]`.
 ///
 /// Grid: one block. Requires: n_vocab ≥ 1.
 /// Fast because: each round reads 4 KiB in one piece; the whole of a 152k vocabulary is 150 rounds of one block, about
@@ -40,7 +40,7 @@ pub fn argmax_f32(token: Out<u32>, status: Out<u32>, logits: In<f32>, n_vocab: u
 /// The draw is the first token whose cumulated probability passes u, tokens in order of their ids; u in [0, 1) comes
 /// from (`seed`, `positions[0]`) by [`uniform`], so the same seed gives the same token at the same place.
 ///
-/// `token` [1], `status` [1], `logits` [n_vocab], `positions` [1].
+/// `token [1]`, `status [1]`, `logits [n_vocab]`, `positions [1]`.
 ///
 /// Grid: one block. Requires: temperature > 0; 1 ≤ n_vocab ≤ [`MAX_VOCAB`].
 /// Fast because: two passes over the logits and a third over 1024 of them; sums have a fixed order and no atomics.
@@ -246,7 +246,7 @@ pub fn uniform(seed: u64, counter: u32) -> f32 {
     (z >> 40) as f32 * (1.0 / 16_777_216.0)
 }
 
-/// tokens[0] = sampled[0] and positions[0] += 1: the input of the next decode step.
+/// `tokens[0] = sampled[0]` and `positions[0] += 1`: the input of the next decode step.
 ///
 /// Grid: one block. Requires: nothing. Fast because: it replaces a round trip to the host.
 #[kernel(threads = 32, pdl)]

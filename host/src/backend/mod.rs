@@ -91,10 +91,10 @@ pub trait Backend: Send {
 
     // The ops.
 
-    /// y[t] = row `token[t]` of `w`, as f32. y: [n_tokens, n_cols].
+    /// `y[t]` = row `token[t]` of `w`, as f32. y: [n_tokens, n_cols].
     fn embedding(&mut self, y: &mut Self::Buffer, w: &Self::Matrix, n_tokens: usize) -> Result<(), Error>;
 
-    /// y = x / sqrt(mean(x²) + eps) · w for each row. x, y: [n_tokens, dim]; w: [dim].
+    /// y = x / sqrt(mean(x²) + eps) · w for each row. x, y: [n_tokens, dim]; w: `[dim]`.
     fn rmsnorm(
         &mut self,
         y: &mut Self::Buffer,
@@ -138,7 +138,7 @@ pub trait Backend: Send {
         Ok(())
     }
 
-    /// y[t] += b. y: [n_tokens, dim]; b: [dim].
+    /// `y[t]` += b. y: [n_tokens, dim]; b: `[dim]`.
     fn bias_add(&mut self, y: &mut Self::Buffer, b: &Self::Vector, n_tokens: usize) -> Result<(), Error>;
 
     /// Turns each head's pairs in place by the angles of the tokens' positions. x: [n_tokens, n_heads, head_dim].

@@ -30,7 +30,7 @@ pub trait Runner: Send {
         self.config().n_vocab
     }
 
-    /// Appends `tokens` and returns the logits after the last, [n_vocab].
+    /// Appends `tokens` and returns the logits after the last, `[n_vocab]`.
     ///
     /// # Errors
     /// No tokens, an id beyond the vocabulary, no room in the context, or logits that are not numbers. Nothing is

@@ -87,7 +87,7 @@ fn d3_what_is_no_regular_file() {
     std::os::unix::fs::symlink(path("loop"), path("loop")).unwrap();
     std::os::unix::fs::symlink("/dev/zero", path("link")).unwrap();
     fs::write(path("secret"), "GGUF").unwrap();
-    fs::set_permissions(path("secret"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(path("secret"), fs::Permissions::from_mode(0o000)).unwrap();
     let mut paths = vec![
         path("nothing"),
         path("."),

@@ -133,8 +133,17 @@ fn h1_a_block_is_bad_if_its_decoder_says_so() {
         }
         assert!(n_bad > 0, "{ty}");
     }
-    (check::<F32>(), check::<F16>(), check::<BF16>(), check::<Q8_0>(), check::<Q6_K>(), check::<Q5_K>());
-    (check::<Q4_0>(), check::<Q4_1>(), check::<Q5_0>(), check::<Q5_1>(), check::<Q4_K>());
+    check::<F32>();
+    check::<F16>();
+    check::<BF16>();
+    check::<Q8_0>();
+    check::<Q6_K>();
+    check::<Q5_K>();
+    check::<Q4_0>();
+    check::<Q4_1>();
+    check::<Q5_0>();
+    check::<Q5_1>();
+    check::<Q4_K>();
 }
 
 /// The scale of IQ1_M lies in the upper four bits of its last four u16, the lowest first.
