@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use oxwarp::backend::Memory;
 use oxwarp::backend::gpu::{Gpu, GpuOptions};
+use oxwarp::backend::{self, Memory};
 use oxwarp::cuda::VramUse;
 use oxwarp::gguf::{Gguf, MappedFile};
 use oxwarp::model::{Engine, EngineOptions, Error, Runner};
@@ -68,6 +68,25 @@ fn the_same_input_gives_the_same_bits() {
     for repetition in 1..5 {
         assert!(run() == first, "repetition {repetition} differs");
     }
+}
+
+#[test]
+fn a_cache_that_does_not_fit_is_refused_before_anything_is_loaded() {
+    let Some(_) = gpu() else { return };
+    let path = golden::fixtures().join("models/rnd-llama.Q8_0.gguf");
+    let n_ctx = 1 << 30;
+    let options =
+        EngineOptions { n_ctx: Some(n_ctx), allow_longer_context: true, ..EngineOptions::default() };
+    let error = on_gpu(&path, options).err().expect("256 GiB a layer");
+    let Error::Backend(backend::Error::DoesNotFit { need, available, .. }) = &error else {
+        panic!("{error}");
+    };
+    // Two layers of keys and values of 2 heads of 32 halves.
+    assert_eq!(need.kv_cache, 2 * 2 * n_ctx as u64 * 2 * 32 * 2);
+    assert!(need.total() > *available && *available > 0, "{need:?} of {available}");
+    let message = error.to_string();
+    let numbers = [need.total(), need.weights, need.kv_cache, need.activations, *available];
+    assert!(numbers.iter().all(|number| message.contains(&number.to_string())), "{message}");
 }
 
 #[test]

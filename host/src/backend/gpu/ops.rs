@@ -27,11 +27,9 @@ use crate::gguf::GgmlType;
 /// Most elements of a head.
 pub(super) const HEAD_DIM_MAX: usize = attention_decode::MAX_HEAD_DIM;
 
-/// Up to so many tokens a matrix is read once for each of them; more share one reading in tiles of 64 tokens.
-const GEMV_TOKENS_MAX: usize = 4;
-
-/// Up to so many tokens attention is split over the keys; more are computed in tiles of 32 queries.
-const SPLIT_TOKENS_MAX: usize = 8;
+/// Up to so many tokens are computed one by one: a matrix is read for each, and attention is split over the keys. More
+/// share the reading, in tiles of 64 tokens and of 32 queries, most of which a few tokens would leave empty.
+const FEW_TOKENS: usize = 8;
 
 /// Keys that make a part of split attention worth a block.
 const SPLIT_KEYS_MIN: usize = 64;
@@ -297,7 +295,7 @@ impl<D: Accelerator> Backend for Gpu<D> {
         let (bytes, shape) = (piece.bytes(), [*n_rows, *n_cols]);
         // A GEMV wants its x on 16 bytes.
         let rows_are_aligned = n_cols.is_multiple_of(4);
-        if n_tokens > 1 && (n_tokens > GEMV_TOKENS_MAX || !rows_are_aligned) {
+        if n_tokens > 1 && (n_tokens > FEW_TOKENS || !rows_are_aligned) {
             return format.gemm(&self.device, y, bytes, x, shape, n_tokens).map_err(device_error);
         }
         let max_blocks = GEMV_BLOCKS_PER_MULTIPROCESSOR * self.device.n_multiprocessors();
@@ -376,7 +374,7 @@ impl<D: Accelerator> Backend for Gpu<D> {
         let width = shape.n_heads * shape.head_dim;
         let (y, q) = (rows_mut(y, n_tokens, width), rows(q, n_tokens, width));
         match n_tokens {
-            ..=SPLIT_TOKENS_MAX => self.attention_split(y, q, cache, shape, n_tokens),
+            ..=FEW_TOKENS => self.attention_split(y, q, cache, shape, n_tokens),
             _ => self.attention_tiled(y, q, cache, shape, n_tokens),
         }
     }
