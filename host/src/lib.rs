@@ -45,6 +45,7 @@ pub mod gguf;
 pub mod kv_cache;
 pub mod model;
 pub mod sampler;
+pub mod synth;
 pub mod tokenizer;
 
 pub use api::{LoadOptions, Model};

@@ -5,6 +5,7 @@ mod header;
 mod metadata;
 pub mod mutate;
 mod scales;
+mod synth;
 mod tensors;
 
 use std::path::PathBuf;

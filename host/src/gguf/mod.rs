@@ -2,7 +2,7 @@
 //!
 //! A model file is untrusted input.  [`Gguf::parse`] is pure and works on bytes; it refuses whatever the format does not
 //! allow, and after it has returned every name, value and tensor range can be used without a further check.
-//! [`MappedFile`] is where the bytes come from.
+//! [`MappedFile`] is where the bytes come from; [`write`](mod@write) makes files.
 //!
 //! ```
 //! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/models/stories260K.F32.gguf");
@@ -27,6 +27,7 @@ mod printable;
 mod scales;
 mod types;
 mod value;
+pub mod write;
 
 use std::ops::Range;
 
