@@ -9,11 +9,14 @@
 
 mod answer;
 mod chat;
+mod check;
+mod inspect;
 mod interrupt;
 mod logits;
 mod options;
 mod report;
 mod run;
+mod synth;
 mod tokenize;
 
 use std::error::Error;
@@ -40,6 +43,9 @@ enum Command {
     Run(run::Args),
     Logits(logits::Args),
     Tokenize(tokenize::Args),
+    Inspect(inspect::Args),
+    Check(check::Args),
+    Synth(synth::Args),
 }
 
 impl Command {
@@ -48,6 +54,9 @@ impl Command {
             Command::Run(args) => run::run(args),
             Command::Logits(args) => logits::run(args),
             Command::Tokenize(args) => tokenize::run(args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Check(args) => check::run(args),
+            Command::Synth(args) => synth::run(args),
         }
     }
 }

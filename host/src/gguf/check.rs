@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 
 use super::printable::printable;
 use super::scales::Scan;
-use super::{Error, Gguf, TensorInfo, Value, ValueType};
+use super::{Error, Gguf, TensorInfo};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,14 +61,12 @@ impl From<Error> for Finding {
 }
 
 impl Gguf<'_> {
-    /// Findings about a well-formed file that hold for any model: stray bytes, block scales, lengths of the tokenizer's
-    /// arrays.  `strict` adds what is legal but unusual: gaps, zero and subnormal scales of each tensor.
+    /// Findings about a well-formed file that hold for any model: stray bytes and block scales.  `strict` adds what is legal but unusual: gaps, zero and subnormal scales of each tensor.
     ///
     /// Reads every tensor.
     pub fn check(&self, strict: bool) -> Vec<Finding> {
         let mut findings = Vec::new();
         self.check_layout(strict, &mut findings);
-        self.check_tokenizer(&mut findings);
         self.check_scales(strict, &mut findings);
         findings
     }
@@ -95,43 +93,18 @@ impl Gguf<'_> {
         }
     }
 
-    /// The arrays that describe tokens must be as long as the list of tokens.
-    fn check_tokenizer(&self, findings: &mut Vec<Finding>) {
-        let tokens = match self.opt_str_array("tokenizer.ggml.tokens") {
-            Ok(Some(tokens)) => tokens,
-            Ok(None) => return,
-            Err(error) => return findings.push(error.into()),
-        };
-        let arrays =
-            [("tokenizer.ggml.scores", ValueType::F32), ("tokenizer.ggml.token_type", ValueType::I32)];
-        for (key, element_type) in arrays {
-            let Some(value) = self.get(key) else { continue };
-            let allowed = format!("an array of {element_type} with {} elements, one a token", tokens.len());
-            let found = match value {
-                Value::Array(array)
-                    if array.element_type() == element_type && array.len() == tokens.len() =>
-                {
-                    continue;
-                }
-                Value::Array(array) => format!("{} with {} elements", value.describe_type(), array.len()),
-                other => other.describe_type(),
-            };
-            findings.push(Error::refused(key, found, allowed).into());
-        }
-    }
-
     fn check_scales(&self, strict: bool, findings: &mut Vec<Finding>) {
         let (mut zero, mut subnormal) = (Summary::default(), Summary::default());
         for tensor in &self.tensors {
             let scan = Scan::of(tensor.ty, self.data(tensor));
+            let is_plain = tensor.ty.block_elements() == 1;
             for bad in &scan.bad {
-                let what = format_args!(
-                    "{} is {}; {} of {} blocks have such a scale",
-                    bad.field, bad.problem, scan.n_bad, scan.n_blocks
-                );
+                let unit = if is_plain { "elements" } else { "blocks" };
+                let Scan { n_bad, n_blocks, .. } = scan;
+                let what =
+                    format_args!("{} is {}; such {unit}: {n_bad} of {n_blocks}", bad.field, bad.problem);
                 findings.push(Finding::new(Severity::Error, block_place(tensor, bad.block), what));
             }
-            let is_plain = tensor.ty.block_elements() == 1;
             let kinds = [
                 (&mut zero, "an all-zero block", scan.n_zero, scan.first_zero),
                 (&mut subnormal, "a subnormal scale", scan.n_subnormal, scan.first_subnormal),

@@ -19,3 +19,16 @@ pub use config::{ModelConfig, RopeConfig, RopeScaling};
 pub use engine::{Engine, EngineOptions, LoadProgress, Runner};
 pub use error::Error;
 pub use weights::{LayerWeights, Linear, Weights};
+
+use crate::backend::Backend;
+use crate::gguf::Gguf;
+
+/// Checks metadata and tensors as [`Engine::load`] does for back end `b`, and loads nothing.
+///
+/// # Errors
+/// See [`Error`]: metadata, and tensors that are missing, surplus, or of another shape or type.
+pub fn check<B: Backend>(gguf: &Gguf<'_>, b: &B) -> Result<ModelConfig, Error> {
+    let config = adapters::adapter(gguf)?.config(gguf)?;
+    tensors::census(gguf, &config, 1, b)?;
+    Ok(config)
+}
