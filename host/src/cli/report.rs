@@ -87,9 +87,10 @@ impl Report {
 /// The memory that `model` and this process hold, and the seed that repeats the text.
 pub fn resources(model: &Model, seed: u64) -> impl Display {
     let memory = model.memory();
+    let place = if model.device().starts_with("cuda") { "VRAM: " } else { "" };
     fmt::from_fn(move |f| {
         let (weights, kv_cache) = (mib(memory.weights), mib(memory.kv_cache));
-        write!(f, "weights {weights}, KV cache {kv_cache}, activations {}", mib(memory.activations))?;
+        write!(f, "{place}weights {weights}, KV cache {kv_cache}, activations {}", mib(memory.activations))?;
         if let Some(bytes) = peak_resident_bytes() {
             write!(f, ", peak RSS {}", mib(bytes))?;
         }
