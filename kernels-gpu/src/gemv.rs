@@ -255,8 +255,7 @@ const fn needs_sums<Q: ChunkFormat>() -> bool {
 }
 
 /// A part of x in shared memory, turned so that lanes with neighbouring chunks read neighbouring quads: quad q of
-/// run r of chunk c is quad c of line r · QUADS + q. Lines have one quad more than chunks, which spreads the writes
-/// over the banks too.
+/// run r of chunk c is quad c of line r · QUADS + q.
 struct XTile<Q> {
     x: Tile<f32>,
     sums: Tile<f32>,
@@ -275,12 +274,20 @@ impl<Q> Copy for XTile<Q> {}
 impl<Q: ChunkFormat> XTile<Q> {
     /// Chunks that the tile covers.
     const CHUNKS: usize = X_TILE / Q::CHUNK_ELEMENTS;
-    /// Quads of a line.
-    const LINE: usize = Self::CHUNKS + 1;
+    /// Quads of a line, with padding that puts eight neighbours of x into different banks when the tile is filled:
+    /// they belong to 8 / n chunks, n quads of each, so lines are 8 / n more than a multiple of 8.
+    const LINE: usize = Self::CHUNKS
+        + if Q::ELEMENTS == Q::CHUNK_ELEMENTS {
+            8 / (Q::RUNS * Q::QUADS) // the runs of a chunk follow each other
+        } else {
+            8 / Q::QUADS
+        };
     /// Elements with padding.
     const ELEMENTS: usize = Q::RUNS * Q::QUADS * Self::LINE * 4;
-    /// Sums of runs: run r of chunk c is at r · LINE + c.
-    const SUMS: usize = Q::RUNS * Self::LINE;
+    /// Sums of the chunks' runs of one kind; a warp writes those of two kinds for four neighbouring chunks at once.
+    const SUMS_LINE: usize = Self::CHUNKS + 4;
+    /// All sums: that of run r of chunk c is sum c of line r.
+    const SUMS: usize = Q::RUNS * Self::SUMS_LINE;
 
     #[inline(always)]
     fn new() -> Self {
@@ -297,29 +304,33 @@ impl<Q: ChunkFormat> XTile<Q> {
 
     #[inline(always)]
     fn sum(self, chunk: usize, run: usize) -> f32 {
-        self.sums.get(run * Self::LINE + chunk)
+        self.sums.get(run * Self::SUMS_LINE + chunk)
     }
 
-    /// Copies up to [`X_TILE`] elements of x from `start` on, a thread a run. The whole block comes here.
+    /// Copies up to [`X_TILE`] elements of x from `start` on, a lane a quad. The whole block comes here.
     #[inline(always)]
     fn fill(self, x: In<f32>, start: usize, n_cols: usize) {
         thread::sync_threads();
-        let n_elements = if n_cols - start < X_TILE { n_cols - start } else { X_TILE };
-        let mut run_idx = thread::thread_idx_x() as usize;
-        while run_idx < n_elements / Q::RUN_ELEMENTS {
-            let (chunk, run) = Q::locate(run_idx);
-            let mut sum = 0.0;
-            let mut quad = 0;
-            while quad < Q::QUADS {
-                let values = x.load::<4>(start + run_idx * Q::RUN_ELEMENTS + quad * 4);
+        let n_quads = (if n_cols - start < X_TILE { n_cols - start } else { X_TILE }) / 4;
+        let mut first = (warp::warp_id() * LANES) as usize;
+        while first < n_quads {
+            let i = first + warp::lane_id() as usize;
+            let ((chunk, run), quad) = (Q::locate(i / Q::QUADS), i % Q::QUADS);
+            let mut values = [0.0; 4];
+            if i < n_quads {
+                values = x.load::<4>(start + i * 4);
                 self.x.store::<4>(((run * Q::QUADS + quad) * Self::LINE + chunk) * 4, values);
-                sum += (values[0] + values[1]) + (values[2] + values[3]);
-                quad += 1;
             }
             if needs_sums::<Q>() {
-                self.sums.set(run * Self::LINE + chunk, sum);
+                const { assert!(!needs_sums::<Q>() || Q::QUADS == 4, "two exchanges add up four quads") };
+                let mut sum = (values[0] + values[1]) + (values[2] + values[3]);
+                sum += warp::shuffle_xor(sum, 1);
+                sum += warp::shuffle_xor(sum, 2);
+                if quad == 0 && i < n_quads {
+                    self.sums.set(run * Self::SUMS_LINE + chunk, sum);
+                }
             }
-            run_idx += THREADS as usize;
+            first += THREADS as usize;
         }
         thread::sync_threads();
     }

@@ -4,6 +4,7 @@ use kernels_gpu::gemm::*;
 use kernels_gpu::launch::{Device, DeviceSlice, Grid, Purpose};
 use kernels_gpu::quant::chunk::ChunkFormat;
 use kernels_gpu::quant::{BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use kernels_gpu::simt::emulator::{Emulator, Space};
 use testkit::compare::{assert_within, dot_bound, linear_magnitudes};
 use testkit::data::{RandomBlock, Rng, packed, weights};
 use testkit::reference::{self, widen};
@@ -85,6 +86,21 @@ formats! {
 #[test]
 fn whole_tiles() {
     on_every_device!(|device| check::<Q4_0, _>(device, q4_0::launch, 64, 128, 64));
+}
+
+/// Filling and reading both tiles takes no wavefront more than needed, whatever the format.
+#[test]
+fn no_bank_conflicts() {
+    fn check_conflicts<Q: RandomBlock + ChunkFormat>(launch: fn(&Emulator, Args<'_>, Grid)) {
+        let device = Emulator::checked().counting();
+        check::<Q, _>(&device, launch, 64, 64, 256);
+        let report = device.report().expect("a counting emulator reports");
+        assert!(report.sites.iter().any(|site| site.space == Space::Shared), "{}: no shared memory", Q::NAME);
+        assert_eq!(report.bank_conflicts(), 0, "{}: {report:#?}", Q::NAME);
+    }
+    check_conflicts::<F32>(f32::launch);
+    check_conflicts::<Q8_0>(q8_0::launch);
+    check_conflicts::<Q4_K>(q4_k::launch);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use kernels_gpu::gemv::*;
 use kernels_gpu::launch::{Device, DeviceSlice, Grid, Purpose};
 use kernels_gpu::quant::chunk::ChunkFormat;
 use kernels_gpu::quant::{BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use kernels_gpu::simt::emulator::{Emulator, Space};
 use testkit::compare::{assert_same_bits, assert_within, dot_bound};
 use testkit::data::{RandomBlock, Rng, magnitudes, packed, weights};
 use testkit::reference::{self, widen};
@@ -54,6 +55,32 @@ fn check_grids<Q: RandomBlock + ChunkFormat, D: Device>(device: &D, launch: Laun
     assert_same_bits(Q::NAME, &one, &many, &[n_rows]);
 }
 
+/// Two steps of all rows of a block: no bank conflict, and quants in as few sectors as hold them.
+fn check_costs<Q: RandomBlock + ChunkFormat>(launch: Launcher<Emulator>) {
+    let device = Emulator::checked().counting();
+    let n_cols = 2 * Q::CHUNK_ELEMENTS * 32;
+    check::<Q, _>(&device, launch, 16, n_cols, 1);
+    let report = device.report().expect("a counting emulator reports");
+    let conflicts: Vec<_> = report
+        .sites
+        .iter()
+        .filter(|site| site.space == Space::Shared && site.transactions != site.ideal_transactions)
+        .collect();
+    assert!(conflicts.is_empty(), "{}: bank conflicts: {conflicts:#?}", Q::NAME);
+    assert!(report.sites.iter().any(|site| site.space == Space::Shared), "{}: no shared memory", Q::NAME);
+    // 32 lanes that load 16 bytes each need 16 sectors, and 20 where headers between blocks shift them by half a sector.
+    let most = if Q::BYTES > 128 && Q::AS_IN_FILE { 20 } else { 16 };
+    let quants: Vec<_> = report
+        .sites
+        .iter()
+        .filter(|s| s.space == Space::Global && s.ideal_transactions >= 16 * s.requests)
+        .collect();
+    assert!(!quants.is_empty(), "{}: no request fills 16 sectors", Q::NAME);
+    for site in quants {
+        assert!(site.transactions <= most * site.requests, "{}: uncoalesced: {site:#?}", Q::NAME);
+    }
+}
+
 macro_rules! formats {
     ($($format:ident: $block:ty, $kernel:ident;)+) => {$(
         mod $format {
@@ -71,6 +98,11 @@ macro_rules! formats {
             #[test]
             fn partial_last_rows_and_step() {
                 on_every_device!(|device| check::<$block, _>(device, launch, 19, 1024 + 256, 2));
+            }
+
+            #[test]
+            fn no_bank_conflicts_and_coalesced() {
+                check_costs::<$block>(launch);
             }
 
             #[test]
