@@ -17,8 +17,17 @@ fn check<B: QuantBlock + bytemuck::Pod>(bytes: &[u8]) {
 
 fuzz_target!(|bytes: &[u8]| {
     let checks: [fn(&[u8]); 11] = [
-        check::<F32>, check::<F16>, check::<BF16>, check::<Q4_0>, check::<Q4_1>, check::<Q5_0>, check::<Q5_1>,
-        check::<Q8_0>, check::<Q4_K>, check::<Q5_K>, check::<Q6_K>,
+        check::<F32>,
+        check::<F16>,
+        check::<BF16>,
+        check::<Q4_0>,
+        check::<Q4_1>,
+        check::<Q5_0>,
+        check::<Q5_1>,
+        check::<Q8_0>,
+        check::<Q4_K>,
+        check::<Q5_K>,
+        check::<Q6_K>,
     ];
     checks.iter().for_each(|check| check(bytes));
 });

@@ -17,7 +17,10 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(gguf.get(key).map(Value::ty), Some(value.ty()));
         let _ = (gguf.opt_u32(key), gguf.opt_f32(key), gguf.opt_str(key), gguf.opt_per_layer(key));
         if let Value::Array(array) = value {
-            assert_eq!(array.iter().filter(|element| element.ty() == array.element_type()).count(), array.len());
+            assert_eq!(
+                array.iter().filter(|element| element.ty() == array.element_type()).count(),
+                array.len()
+            );
         }
     }
     let mut tensors: Vec<_> = gguf.tensors.iter().collect();
