@@ -415,6 +415,41 @@ mod tests {
         }
     }
 
+    /// The vocabulary of these vectors is not at hand, but tokens never reach over the border of two pieces: there are at
+    /// least as many as pieces, and a piece that is a text of its own has the same tokens wherever it occurs.
+    #[test]
+    fn pieces_of_the_o200k_vectors_fit_their_tokens() {
+        let folder =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/tokenizers/gpt-oss-o200k_harmony");
+        let read =
+            |extension: &str| std::fs::read_to_string(format!("{folder}.{extension}")).expect("fixture");
+        let (texts, ids) = (read("inp"), read("out"));
+        let texts: Vec<&str> = texts.split("\n__ggml_vocab_test__\n").collect();
+        let ids: Vec<Vec<&str>> = ids.split('\n').map(|line| line.split_whitespace().collect()).collect();
+        let whole: Vec<(&str, &Vec<&str>)> = texts
+            .iter()
+            .zip(&ids)
+            .filter(|(text, _)| split("gpt-4o", text).len() == 1)
+            .map(|(text, ids)| (*text, ids))
+            .collect();
+        let mut n_found = 0;
+        for (text, ids) in texts.iter().zip(&ids) {
+            let pieces = split("gpt-4o", text);
+            assert_eq!(pieces.concat(), **text);
+            assert_eq!(pieces, split_by_regex(&regex("gpt-4o"), text));
+            assert!(pieces.len() <= ids.len(), "{text:?}: {pieces:?} are {} tokens", ids.len());
+            for piece in &pieces {
+                let Some((_, expected)) = whole.iter().find(|(text, _)| text == piece) else { continue };
+                assert!(
+                    ids.windows(expected.len()).any(|window| window == &expected[..]),
+                    "{piece:?} in {text:?}"
+                );
+                n_found += 1;
+            }
+        }
+        assert!(n_found >= 20, "{n_found}");
+    }
+
     #[test]
     fn every_known_name_has_rules() {
         for name in PreTokenizer::known_names().split(", ") {
