@@ -6,6 +6,7 @@ mod emulator_models;
 mod generate;
 mod gguf;
 mod golden;
+mod models;
 mod ops;
 mod sampler;
 mod template;

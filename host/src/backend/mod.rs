@@ -91,10 +91,10 @@ pub trait Backend: Send {
 
     // The ops.
 
-    /// `y[t]` = row `token[t]` of `w`, as f32. y: [n_tokens, n_cols].
+    /// `y[t] = w[token[t]]`, as f32. y: `[n_tokens, n_cols]`.
     fn embedding(&mut self, y: &mut Self::Buffer, w: &Self::Matrix, n_tokens: usize) -> Result<(), Error>;
 
-    /// y = x / sqrt(mean(x²) + eps) · w for each row. x, y: [n_tokens, dim]; w: `[dim]`.
+    /// y = x / sqrt(mean(x²) + eps) · w for each row. x, y: `[n_tokens, dim]`; w: `[dim]`.
     fn rmsnorm(
         &mut self,
         y: &mut Self::Buffer,
@@ -104,7 +104,7 @@ pub trait Backend: Send {
         n_tokens: usize,
     ) -> Result<(), Error>;
 
-    /// x += branch, then y = rmsnorm(x). All [n_tokens, dim].
+    /// x += branch, then y = rmsnorm(x). All `[n_tokens, dim]`.
     fn rmsnorm_add(
         &mut self,
         y: &mut Self::Buffer,
@@ -115,7 +115,7 @@ pub trait Backend: Send {
         n_tokens: usize,
     ) -> Result<(), Error>;
 
-    /// y[t, r] = Σ_c w[r, c] · x[t, c]. x: [n_tokens, n_cols]; y: [n_tokens, n_rows].
+    /// `y[t, r] = Σ_c w[r, c] · x[t, c]`. x: `[n_tokens, n_cols]`; y: `[n_tokens, n_rows]`.
     fn matmul(
         &mut self,
         y: &mut Self::Buffer,
@@ -138,10 +138,10 @@ pub trait Backend: Send {
         Ok(())
     }
 
-    /// `y[t]` += b. y: [n_tokens, dim]; b: `[dim]`.
+    /// `y[t] += b`. y: `[n_tokens, dim]`; b: `[dim]`.
     fn bias_add(&mut self, y: &mut Self::Buffer, b: &Self::Vector, n_tokens: usize) -> Result<(), Error>;
 
-    /// Turns each head's pairs in place by the angles of the tokens' positions. x: [n_tokens, n_heads, head_dim].
+    /// Turns each head's pairs in place by the angles of the tokens' positions. x: `[n_tokens, n_heads, head_dim]`.
     fn rope(
         &mut self,
         x: &mut Self::Buffer,
@@ -150,7 +150,7 @@ pub trait Backend: Send {
         n_tokens: usize,
     ) -> Result<(), Error>;
 
-    /// Stores the tokens' keys and values at their positions. k, v: [n_tokens, n_kv_heads, head_dim].
+    /// Stores the tokens' keys and values at their positions. k, v: `[n_tokens, n_kv_heads, head_dim]`.
     fn kv_write(
         &mut self,
         cache: &mut Self::KvLayer,
@@ -159,7 +159,7 @@ pub trait Backend: Send {
         n_tokens: usize,
     ) -> Result<(), Error>;
 
-    /// y = softmax(q·kᵀ · scale) v over the positions up to each token's own. q, y: [n_tokens, n_heads, head_dim].
+    /// y = softmax(q·kᵀ · scale) v over the positions up to each token's own. q, y: `[n_tokens, n_heads, head_dim]`.
     fn attention(
         &mut self,
         y: &mut Self::Buffer,
@@ -169,7 +169,7 @@ pub trait Backend: Send {
         n_tokens: usize,
     ) -> Result<(), Error>;
 
-    /// y = gate · σ(gate) · up. All [n_tokens, dim].
+    /// y = gate · σ(gate) · up. All `[n_tokens, dim]`.
     fn swiglu(
         &mut self,
         y: &mut Self::Buffer,
@@ -179,7 +179,7 @@ pub trait Backend: Send {
         n_tokens: usize,
     ) -> Result<(), Error>;
 
-    /// Rows `rows` of x become rows 0.. of y. x: [_, dim].
+    /// Rows `rows` of x become rows 0.. of y. x: `[_, dim]`.
     fn copy_rows(
         &mut self,
         y: &mut Self::Buffer,
@@ -201,6 +201,7 @@ pub trait Backend: Send {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Step {
     pub ops: StepOps,
+    /// Rows of the activations that the ops work on.
     pub n_tokens: usize,
     /// Position of the first token. A record may serve other positions too: ops read theirs from the back end.
     pub first_position: usize,
@@ -267,6 +268,7 @@ pub struct AttentionShape {
 
 /// A checked weight matrix in the file: `bytes` is exactly `n_rows` rows of `n_cols` elements of `ty`.
 pub struct MatrixSource<'a> {
+    /// The tensor's name, for messages.
     pub name: &'a str,
     pub ty: GgmlType,
     pub n_rows: usize,
@@ -290,6 +292,7 @@ impl FileBytes {
         FileBytes { file, range }
     }
 
+    /// The bytes, where they lie in the map.
     pub fn as_slice(&self) -> &[u8] {
         &self.file.bytes()[self.range.clone()]
     }

@@ -43,7 +43,7 @@ pub trait Runner: Send {
     /// As [`Runner::forward`].
     fn forward_each(&mut self, tokens: &[u32], each: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error>;
 
-    /// Appends `tokens` and returns the logits after each, [n_tokens, n_vocab].
+    /// Appends `tokens` and returns the logits after each, `[n_tokens, n_vocab]`.
     ///
     /// # Errors
     /// As [`Runner::forward`].
@@ -106,7 +106,9 @@ impl Default for EngineOptions {
 /// How far loading has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadProgress {
+    /// Bytes of tensors handed to the back end.
     pub bytes_done: u64,
+    /// Bytes of all tensors.
     pub bytes_total: u64,
 }
 

@@ -59,7 +59,9 @@ impl fmt::Display for Dims {
 /// Tensors that a file lacks, and tensors that nothing uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Differences {
+    /// In the order in which the model needs them.
     pub missing: Vec<String>,
+    /// In the file's order.
     pub surplus: Vec<String>,
 }
 

@@ -22,7 +22,7 @@ pub fn frequencies(rope: &RopeConfig, factors: Option<&[f32]>) -> Vec<f64> {
         .collect()
 }
 
-/// [n_ctx, rope.dim / 2, 2]: cosine and sine of position · frequency, rounded once.
+/// `[n_ctx, rope.dim / 2, 2]`: cosine and sine of position · frequency, rounded once.
 pub fn table(rope: &RopeConfig, factors: Option<&[f32]>, n_ctx: usize) -> Vec<f32> {
     let frequencies = frequencies(rope, factors);
     let mut table = Vec::with_capacity(n_ctx * rope.dim);
@@ -49,7 +49,7 @@ pub struct Llama3Scaling {
 }
 
 impl Llama3Scaling {
-    /// The divisors that `rope_freqs.weight` holds, [dim / 2].
+    /// The divisors that `rope_freqs.weight` holds, `[dim / 2]`.
     pub fn factors(&self, base: f64, dim: usize) -> Vec<f32> {
         let rope = RopeConfig {
             pairs: crate::backend::RopePairs::Adjacent,

@@ -9,9 +9,9 @@ pub struct Weights<M, V> {
     pub token_embd: M, // [n_vocab, n_embd]
     pub layers: Vec<LayerWeights<M, V>>,
     pub output_norm: V, // [n_embd]
-    /// [n_vocab, n_embd]; none where `token_embd` serves as output too.
+    /// `[n_vocab, n_embd]`; none where `token_embd` serves as output too.
     pub output: Option<M>,
-    /// Cosines and sines of every position, [n_ctx, rope_dim / 2, 2].
+    /// Cosines and sines of every position, `[n_ctx, rope_dim / 2, 2]`.
     pub rope_table: V,
 }
 

@@ -16,7 +16,7 @@ pub struct AttendHead<'a> {
     pub k: &'a [f32],     // [n_keys, head_dim]
     pub v: &'a [f32],     // [n_keys, head_dim]
     pub scale: f32,
-    /// Room for the weights, [n_keys].
+    /// Room for the weights, `[n_keys]`.
     pub weights: &'a mut [f32],
 }
 

@@ -34,7 +34,7 @@ impl Base {
     }
 }
 
-/// All strips of `width` columns of `matrix`, [_, n_cols]; the last may be narrower.
+/// All strips of `width` columns of `matrix`, `[_, n_cols]`; the last may be narrower.
 ///
 /// # Panics
 /// When `matrix` is not a number of rows of `n_cols`, or `width` is 0.

@@ -1,6 +1,6 @@
 //! Products with packed weight matrices.
 //!
-//! y[t, r] = Σ_c w[r, c] · x[t, c]. Every output is sixteen partial sums, lane l taking the columns c ≡ l (mod 16) from
+//! `y[t, r] = Σ_c w[r, c] · x[t, c]`. Every output is sixteen partial sums, lane l taking the columns c ≡ l (mod 16) from
 //! left to right, joined at the end. One token or many, one thread or many: the order is the same, so the bits are.
 //!
 //! - One token ([`Gemv`]): rows are decoded in registers, `GEMV_ROWS` at a time, so that their chains of additions overlap.
@@ -81,7 +81,7 @@ impl<B: Block> Kernel for DecodeRow<'_, B> {
     }
 }
 
-/// y[r] = Σ_c w[r, c] · x[c].
+/// `y[r] = Σ_c w[r, c] · x[c]`.
 pub struct Gemv<'a, B> {
     pub y: &'a mut [f32],
     pub w: Rows<'a, B>,
@@ -128,12 +128,12 @@ fn dot_rows<V: Vector, B: Block, const N: usize>(w: &Rows<'_, B>, first_row: usi
     sums.map(V::sum)
 }
 
-/// y[t, r] = Σ_c w[r, c] · x[t, c] for a tile of decoded rows and the strip of y that is theirs.
+/// `y[t, r] = Σ_c w[r, c] · x[t, c]` for a tile of decoded rows and the strip of y that is theirs.
 pub struct Gemm<'a> {
     pub y: ColumnStrip<'a>,
-    /// [n_rows, n_cols rounded up to whole vectors].
+    /// `[n_rows, n_cols rounded up to whole vectors]`.
     pub w: &'a [f32],
-    /// [n_tokens, n_cols].
+    /// `[n_tokens, n_cols]`.
     pub x: &'a [f32],
     pub n_cols: usize,
 }

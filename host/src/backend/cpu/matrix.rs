@@ -106,7 +106,7 @@ impl Matrix {
         })
     }
 
-    /// y[t] = w x[t] for each token. x: [n_tokens, n_cols]; y: [n_tokens, n_rows].
+    /// `y[t] = w x[t]` for each token. x: `[n_tokens, n_cols]`; y: `[n_tokens, n_rows]`.
     pub fn gemm(&self, isa: Isa, y: &mut [f32], x: &[f32]) {
         let stride = self.n_cols.next_multiple_of(LANES);
         let wanted = self.n_rows.div_ceil(TASKS_PER_THREAD * rayon::current_num_threads());

@@ -75,7 +75,7 @@ impl Cpu {
     }
 }
 
-/// y[t] from x[t], row by row, on all threads if there are several rows.
+/// Each row of y from that of x, on all threads if there are several rows.
 fn each_row(y: &mut [f32], y_dim: usize, x: &[f32], x_dim: usize, op: impl Fn(&mut [f32], &[f32]) + Sync) {
     assert!(
         y.len() / y_dim == x.len() / x_dim,

@@ -41,7 +41,7 @@ impl Kernel for Swiglu<'_> {
     }
 }
 
-/// Σ a[i] · b[i], in the order of a product of matrices.
+/// `Σ a[i] · b[i]`, in the order of a product of matrices.
 #[inline(always)]
 pub fn dot<V: Vector>(a: &[f32], b: &[f32]) -> f32 {
     let mut sum = V::splat(0.0);
