@@ -130,6 +130,6 @@ mod tests {
         let key = b"qwen2.block_count";
         let at = file.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 4;
         file[at] = 3;
-        insta::assert_snapshot!(findings(&file, false), @r#"error: model: key "qwen2.block_count" says 3 layers, but the file has tensors of 2"#);
+        insta::assert_snapshot!(findings(&file, false), @"error: model: metadata key `qwen2.block_count`: found 3, but the tensors are of 2 layers");
     }
 }
