@@ -14,12 +14,6 @@ pub struct f16(u16);
 #[allow(non_camel_case_types)]
 pub struct bf16(u16);
 
-/// Two [`f16`](struct@f16) in one register, the first in the low half.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[allow(non_camel_case_types)]
-pub struct f16x2(u32);
-
 macro_rules! bits {
     ($ty:ident, $bits:ty) => {
         #[cfg(not(target_arch = "nvptx64"))]
@@ -47,7 +41,6 @@ macro_rules! bits {
 
 bits!(f16, u16);
 bits!(bf16, u16);
-bits!(f16x2, u32);
 
 impl f16 {
     /// The nearest value, ties to even; infinity from 65520 on.
@@ -77,59 +70,81 @@ impl bf16 {
     }
 }
 
-impl f16x2 {
-    /// The pair of `low` and `high`.
-    #[inline(always)]
-    pub fn new(low: f16, high: f16) -> Self {
-        Self(low.0 as u32 | (high.0 as u32) << 16)
-    }
+macro_rules! pair {
+    ($(#[$doc:meta])* $pair:ident of $half:ident: $from_f32:ident, $add:ident, $mul:ident, $fma:ident) => {
+        $(#[$doc])*
+        #[repr(transparent)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+        #[allow(non_camel_case_types)]
+        pub struct $pair(u32);
 
-    /// The pair of the nearest values, ties to even.
-    #[inline(always)]
-    pub fn from_f32(low: f32, high: f32) -> Self {
-        Self::new(f16::from_f32(low), f16::from_f32(high))
-    }
+        bits!($pair, u32);
 
-    /// The first.
-    #[inline(always)]
-    pub fn low(self) -> f16 {
-        f16(self.0 as u16)
-    }
+        impl $pair {
+            /// The pair of `low` and `high`.
+            #[inline(always)]
+            pub fn new(low: $half, high: $half) -> Self {
+                Self(low.0 as u32 | (high.0 as u32) << 16)
+            }
 
-    /// The second.
-    #[inline(always)]
-    pub fn high(self) -> f16 {
-        f16((self.0 >> 16) as u16)
-    }
+            /// The pair of the nearest values, ties to even: one instruction.
+            #[inline(always)]
+            pub fn from_f32(low: f32, high: f32) -> Self {
+                Self(target::$from_f32(low, high))
+            }
 
-    /// Both as f32, exactly.
-    #[inline(always)]
-    pub fn to_f32(self) -> (f32, f32) {
-        (self.low().to_f32(), self.high().to_f32())
-    }
+            /// The first.
+            #[inline(always)]
+            pub fn low(self) -> $half {
+                $half(self.0 as u16)
+            }
 
-    /// `self · b + c` in each half, rounded once.
-    #[inline(always)]
-    pub fn fma(self, b: Self, c: Self) -> Self {
-        Self(target::f16x2_fma(self.0, b.0, c.0))
-    }
+            /// The second.
+            #[inline(always)]
+            pub fn high(self) -> $half {
+                $half((self.0 >> 16) as u16)
+            }
+
+            /// Both as f32, exactly.
+            #[inline(always)]
+            pub fn to_f32(self) -> (f32, f32) {
+                (self.low().to_f32(), self.high().to_f32())
+            }
+
+            /// `self · b + c` in each half, rounded once.
+            #[inline(always)]
+            pub fn fma(self, b: Self, c: Self) -> Self {
+                Self(target::$fma(self.0, b.0, c.0))
+            }
+        }
+
+        // `x + y` and `x * y` of pairs, each half rounded to nearest even.
+        impl core::ops::Add for $pair {
+            type Output = Self;
+
+            #[inline(always)]
+            fn add(self, other: Self) -> Self {
+                Self(target::$add(self.0, other.0))
+            }
+        }
+
+        impl core::ops::Mul for $pair {
+            type Output = Self;
+
+            #[inline(always)]
+            fn mul(self, other: Self) -> Self {
+                Self(target::$mul(self.0, other.0))
+            }
+        }
+    };
 }
 
-// `x + y` and `x * y` of pairs, each half rounded to nearest even.
-impl core::ops::Add for f16x2 {
-    type Output = Self;
-
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        Self(target::f16x2_add(self.0, other.0))
-    }
+pair! {
+    /// Two [`f16`](struct@f16) in one register, the first in the low half.
+    f16x2 of f16: f16x2_from_f32, f16x2_add, f16x2_mul, f16x2_fma
 }
 
-impl core::ops::Mul for f16x2 {
-    type Output = Self;
-
-    #[inline(always)]
-    fn mul(self, other: Self) -> Self {
-        Self(target::f16x2_mul(self.0, other.0))
-    }
+pair! {
+    /// Two [`bf16`] in one register, the first in the low half.
+    bf16x2 of bf16: bf16x2_from_f32, bf16x2_add, bf16x2_mul, bf16x2_fma
 }

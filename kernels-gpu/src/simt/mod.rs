@@ -9,7 +9,8 @@
 //! | `x[i]`, `x[i] = v` | [`x.get(i)`](In::get), [`x.set(i, v)`](Out::set) |
 //! | `*(float4*)&x[i]` | [`x.load::<4>(i)`](In::load), [`x.store::<4>(i, …)`](Out::store) |
 //! | `__shared__ float t[32]` | [`Shared::new().tile::<f32>(32)`](Shared::tile), a [`Tile<f32>`](Tile) |
-//! | `__half`, `__nv_bfloat16`, `__half2` | [`f16`](struct@f16), [`bf16`], [`f16x2`] |
+//! | `__half`, `__nv_bfloat16` | [`f16`](struct@f16), [`bf16`] |
+//! | `__half2`, `__nv_bfloat162` | [`f16x2`], [`bf16x2`] |
 //! | `threadIdx.x`, `blockIdx.x`, `__syncthreads()` | [`thread::thread_idx_x`], [`thread::block_idx_x`], [`thread::sync_threads`] |
 //! | `__shfl_xor_sync`, `__ballot_sync`, `__syncwarp` | [`warp::shuffle_xor`], [`warp::ballot`], [`warp::sync`] |
 //! | `cub::BlockReduce` | [`block::sum_f32`], [`block::max_f32`] |
@@ -103,7 +104,7 @@ mod view;
 pub mod warp;
 
 pub use element::Element;
-pub use half::{bf16, f16, f16x2};
+pub use half::{bf16, bf16x2, f16, f16x2};
 pub use shared::{Shared, Tile};
 pub use view::{In, InOut, Out};
 
@@ -116,7 +117,7 @@ pub fn trap() -> ! {
 
 /// What a kernel file imports.
 pub mod prelude {
-    pub use super::{Element, In, InOut, Out, Shared, Tile, bf16, f16, f16x2};
+    pub use super::{Element, In, InOut, Out, Shared, Tile, bf16, bf16x2, f16, f16x2};
     pub use super::{atomic, block, math, pdl, thread, warp};
     pub use kernels_gpu_macros::kernel;
 }

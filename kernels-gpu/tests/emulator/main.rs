@@ -1,6 +1,7 @@
 //! The emulator: what it finds, what it counts, and that it runs kernels right.
 
 mod count;
+mod pairs;
 mod planted;
 mod planted_pdl;
 mod planted_races;

@@ -4,6 +4,7 @@
 mod block;
 mod check;
 mod heap;
+mod pairs;
 mod run;
 mod view;
 mod violation;

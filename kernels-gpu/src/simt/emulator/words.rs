@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use super::block::{LANES, WarpCall, Word, current};
 use super::violation::Fault;
 
+pub use super::pairs::*;
 pub use super::view::{Carver, Global, Local, bytes, words};
 
 #[track_caller]
@@ -227,25 +228,4 @@ pub fn f16_to_f32(bits: u16) -> f32 {
 
 pub fn bf16_from_f32(x: f32) -> u16 {
     bf16::from_f32(x).to_bits()
-}
-
-/// Applies `op` to both halves in f64, where sums and products of two f16 are exact, and rounds once.
-fn halves(operands: [u32; 3], op: impl Fn(f64, f64, f64) -> f64) -> u32 {
-    let half = |shift: u32| {
-        let [a, b, c] = operands.map(|pair| f16::from_bits((pair >> shift) as u16).to_f64());
-        u32::from(f16::from_f64(op(a, b, c)).to_bits()) << shift
-    };
-    half(0) | half(16)
-}
-
-pub fn f16x2_add(a: u32, b: u32) -> u32 {
-    halves([a, b, 0], |a, b, _| a + b)
-}
-
-pub fn f16x2_mul(a: u32, b: u32) -> u32 {
-    halves([a, b, 0], |a, b, _| a * b)
-}
-
-pub fn f16x2_fma(a: u32, b: u32, c: u32) -> u32 {
-    halves([a, b, c], |a, b, c| a * b + c)
 }

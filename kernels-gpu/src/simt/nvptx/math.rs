@@ -27,6 +27,9 @@ unsafe extern "C" {
     // shim.ll
     fn oxwarp_rcp_approx(x: f32) -> f32;
     fn oxwarp_cvt_rn_bf16_f32(x: f32) -> u16;
+    fn oxwarp_cvt_rn_f16x2_f32(low: f32, high: f32) -> u32;
+    fn oxwarp_cvt_rn_bf16x2_f32(low: f32, high: f32) -> u32;
+    fn oxwarp_fma_rn_bf16x2(a: u32, b: u32, c: u32) -> u32;
 }
 
 #[inline(always)]
@@ -60,6 +63,9 @@ pure! {
     dp4a_unsigned(a: u32, b: u32, c: i32) -> i32 = dp4a_u32_s32;
     byte_perm(a: u32, b: u32, selector: u32) -> u32 = prmt;
     bf16_from_f32(x: f32) -> u16 = oxwarp_cvt_rn_bf16_f32;
+    f16x2_from_f32(low: f32, high: f32) -> u32 = oxwarp_cvt_rn_f16x2_f32;
+    bf16x2_from_f32(low: f32, high: f32) -> u32 = oxwarp_cvt_rn_bf16x2_f32;
+    bf16x2_fma(a: u32, b: u32, c: u32) -> u32 = oxwarp_fma_rn_bf16x2;
 }
 
 #[inline(always)]
@@ -86,4 +92,21 @@ pairs! {
     f16x2_add(a, b) = f16x2_add;
     f16x2_mul(a, b) = f16x2_mul;
     f16x2_fma(a, b, c) = f16x2_fma;
+}
+
+/// Both halves 1.
+const BF16X2_ONE: u32 = 0x3f80_3f80;
+/// Both halves −0, which added changes no value: −0 + 0 is 0, and −0 + −0 is −0.
+const BF16X2_NEGATIVE_ZERO: u32 = 0x8000_8000;
+
+/// By `fma`, since compute capability 8.0 has no addition of pairs.
+#[inline(always)]
+pub fn bf16x2_add(a: u32, b: u32) -> u32 {
+    bf16x2_fma(a, BF16X2_ONE, b)
+}
+
+/// By `fma`, since compute capability 8.0 has no product of pairs.
+#[inline(always)]
+pub fn bf16x2_mul(a: u32, b: u32) -> u32 {
+    bf16x2_fma(a, b, BF16X2_NEGATIVE_ZERO)
 }

@@ -67,3 +67,20 @@ define i16 @oxwarp_cvt_rn_bf16_f32(float %x) alwaysinline nounwind memory(none) 
   %bits = bitcast bfloat %narrow to i16
   ret i16 %bits
 }
+
+; Pairs: the first value in the low half.
+
+define i32 @oxwarp_cvt_rn_f16x2_f32(float %low, float %high) alwaysinline nounwind memory(none) {
+  %pair = call i32 asm "cvt.rn.f16x2.f32 $0, $1, $2;", "=r,f,f"(float %high, float %low)
+  ret i32 %pair
+}
+
+define i32 @oxwarp_cvt_rn_bf16x2_f32(float %low, float %high) alwaysinline nounwind memory(none) {
+  %pair = call i32 asm "cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f"(float %high, float %low)
+  ret i32 %pair
+}
+
+define i32 @oxwarp_fma_rn_bf16x2(i32 %a, i32 %b, i32 %c) alwaysinline nounwind memory(none) {
+  %pair = call i32 asm "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r"(i32 %a, i32 %b, i32 %c)
+  ret i32 %pair
+}
