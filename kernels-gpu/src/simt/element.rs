@@ -32,3 +32,11 @@ macro_rules! elements {
 
 elements!(u8: 0, i8: 0, u16: 0, i16: 0, u32: 0, i32: 0, u64: 0, f32: 0.0);
 elements!(f16: f16::from_bits(0), bf16: bf16::from_bits(0));
+
+/// An element of 16 bits, of which eight are a row of `Tile::ldmatrix_x4` and its like.
+pub trait Bits16: Element {}
+
+impl Bits16 for u16 {}
+impl Bits16 for i16 {}
+impl Bits16 for f16 {}
+impl Bits16 for bf16 {}

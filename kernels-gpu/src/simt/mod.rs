@@ -13,6 +13,7 @@
 //! | `__half2`, `__nv_bfloat162` | [`f16x2`], [`bf16x2`] |
 //! | `threadIdx.x`, `blockIdx.x`, `__syncthreads()` | [`thread::thread_idx_x`], [`thread::block_idx_x`], [`thread::sync_threads`] |
 //! | `__shfl_xor_sync`, `__ballot_sync`, `__syncwarp` | [`warp::shuffle_xor`], [`warp::ballot`], [`warp::sync`] |
+//! | `ldmatrix`, `stmatrix`, `mma.sync` (PTX) | [`Tile::ldmatrix_x4`], [`Tile::stmatrix_x4`], [`matrix::mma_m16n8k16_f16`] |
 //! | `cub::BlockReduce` | [`block::sum_f32`], [`block::max_f32`] |
 //! | `__expf`, `rsqrtf`, `fmaf`, `__dp4a` | [`math::exp`], [`math::rsqrt`], [`math::fma`], [`math::dp4a`] |
 //! | `atomicAdd`, `atomicMax`, `atomicCAS` | [`atomic::add_f32`], [`atomic::max_u32`], [`atomic::cas_u32`] |
@@ -97,13 +98,14 @@ pub mod block;
 mod element;
 mod half;
 pub mod math;
+pub mod matrix;
 pub mod pdl;
 pub mod shared;
 pub mod thread;
 mod view;
 pub mod warp;
 
-pub use element::Element;
+pub use element::{Bits16, Element};
 pub use half::{bf16, bf16x2, f16, f16x2};
 pub use shared::{Shared, Tile};
 pub use view::{In, InOut, Out};
@@ -118,6 +120,6 @@ pub fn trap() -> ! {
 /// What a kernel file imports.
 pub mod prelude {
     pub use super::{Element, In, InOut, Out, Shared, Tile, bf16, bf16x2, f16, f16x2};
-    pub use super::{atomic, block, math, pdl, thread, warp};
+    pub use super::{atomic, block, math, matrix, pdl, thread, warp};
     pub use kernels_gpu_macros::kernel;
 }

@@ -1,6 +1,6 @@
 //! Shared memory: one array of bytes per block, carved into typed tiles.
 
-use super::{Element, target};
+use super::{Bits16, Element, target};
 
 /// The kernel's shared memory (`#[kernel(shared = BYTES)]`), from which tiles are carved in order.
 ///
@@ -78,5 +78,51 @@ impl<T: Element> Tile<T> {
     #[track_caller]
     pub fn store<const N: usize>(self, i: usize, values: [T; N]) {
         self.0.store::<N>(i, values);
+    }
+}
+
+macro_rules! matrix_moves {
+    ($($n:literal, $rows:literal: $load:ident, $load_trans:ident, $store:ident, $store_trans:ident;)*) => {$(
+        #[doc = concat!("Loads ", $n, " matrices of 8 × 8 elements of 16 bits each, a word of the whole warp.")]
+        ///
+        #[doc = concat!("Lanes 0 to ", $rows, " pass the first element of a row of eight, a multiple of 8: eight lanes a ")]
+        /// matrix; the index of other lanes is ignored. Register m of lane l gets elements `2 · (l % 4)` and
+        /// `2 · (l % 4) + 1`, in this order from its low bits on, of row `l / 4` of matrix m.
+        #[inline(always)]
+        #[track_caller]
+        pub fn $load(self, row: usize) -> [u32; $n] {
+            self.0.ldmatrix::<$n>(row, false)
+        }
+
+        #[doc = concat!("As [`Tile::", stringify!($load), "`], each matrix transposed: lane l gets elements of column `l / 4`.")]
+        #[inline(always)]
+        #[track_caller]
+        pub fn $load_trans(self, row: usize) -> [u32; $n] {
+            self.0.ldmatrix::<$n>(row, true)
+        }
+
+        #[doc = concat!("Stores what [`Tile::", stringify!($load), "`] would load from the same rows.")]
+        #[inline(always)]
+        #[track_caller]
+        pub fn $store(self, row: usize, fragments: [u32; $n]) {
+            self.0.stmatrix::<$n>(row, fragments, false);
+        }
+
+        #[doc = concat!("Stores what [`Tile::", stringify!($load_trans), "`] would load from the same rows.")]
+        #[inline(always)]
+        #[track_caller]
+        pub fn $store_trans(self, row: usize, fragments: [u32; $n]) {
+            self.0.stmatrix::<$n>(row, fragments, true);
+        }
+    )*};
+}
+
+/// Moves between shared memory and the registers of a warp, in the layout of [`matrix`](super::matrix). On
+/// compute capability 8.0 the stores are ordinary ones, with the same result.
+impl<T: Bits16> Tile<T> {
+    matrix_moves! {
+        1, 7: ldmatrix_x1, ldmatrix_x1_trans, stmatrix_x1, stmatrix_x1_trans;
+        2, 15: ldmatrix_x2, ldmatrix_x2_trans, stmatrix_x2, stmatrix_x2_trans;
+        4, 31: ldmatrix_x4, ldmatrix_x4_trans, stmatrix_x4, stmatrix_x4_trans;
     }
 }

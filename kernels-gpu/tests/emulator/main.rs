@@ -1,8 +1,10 @@
 //! The emulator: what it finds, what it counts, and that it runs kernels right.
 
 mod count;
+mod matrix;
 mod pairs;
 mod planted;
+mod planted_matrix;
 mod planted_pdl;
 mod planted_races;
 mod run;

@@ -11,57 +11,15 @@ use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
 
 use super::check::{Clock, Counter, SharedShadow, global_tag};
+use super::collective::{Registers, Word, carry_out};
 use super::run::Launched;
 use super::violation::{Block, Fault, Site, State, Violation};
-use super::words::warp_word;
 
 /// Lanes of a warp.
 pub const LANES: usize = 32;
 
 /// Stack of one thread: ample for kernels, and for the message of one that panics. Untouched pages cost nothing.
 const STACK_BYTES: usize = 256 * 1024;
-
-/// A word that a warp says together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Word {
-    /// `warp::shuffle_xor`
-    ShuffleXor,
-    /// `warp::shuffle_down`
-    ShuffleDown,
-    /// `warp::shuffle_up`
-    ShuffleUp,
-    /// `warp::shuffle_idx`
-    ShuffleIdx,
-    /// `warp::ballot`
-    Ballot,
-    /// `warp::all`
-    All,
-    /// `warp::any`
-    Any,
-    /// `warp::sync`
-    Sync,
-    /// `warp::sum_f32`
-    SumF32,
-    /// `warp::max_f32`
-    MaxF32,
-}
-
-impl std::fmt::Display for Word {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Word::ShuffleXor => "warp::shuffle_xor",
-            Word::ShuffleDown => "warp::shuffle_down",
-            Word::ShuffleUp => "warp::shuffle_up",
-            Word::ShuffleIdx => "warp::shuffle_idx",
-            Word::Ballot => "warp::ballot",
-            Word::All => "warp::all",
-            Word::Any => "warp::any",
-            Word::Sync => "warp::sync",
-            Word::SumF32 => "warp::sum_f32",
-            Word::MaxF32 => "warp::max_f32",
-        })
-    }
-}
 
 /// What a thread waits for.
 #[derive(Clone, Copy)]
@@ -70,21 +28,19 @@ pub enum Stop {
     Turn,
     /// For the block, at a barrier.
     Barrier(&'static Location<'static>),
-    /// For its warp, with its contribution to the word.
-    Warp(WarpCall),
+    /// For the lanes with which it says a word.
+    Word(WordCall),
     /// For nothing: it has returned.
     Exit,
 }
 
-/// One lane's part of a warp word.
+/// One lane's part of a word.
 #[derive(Clone, Copy)]
-pub struct WarpCall {
-    pub word: Word,
-    /// What the lane contributes.
-    pub value: u32,
-    /// A lane, a distance or a mask.
-    pub operand: u32,
-    pub location: &'static Location<'static>,
+pub struct WordCall {
+    word: Word,
+    /// On the stack of the lane, which waits: its operands, and then its results.
+    registers: *const [Cell<u32>],
+    location: &'static Location<'static>,
 }
 
 /// A thread of the block that is running.
@@ -92,8 +48,6 @@ pub struct Thread {
     /// Index in the block.
     pub index: u32,
     stop: Cell<Stop>,
-    /// Result of the last warp word.
-    result: Cell<u32>,
     /// Tiles that the thread has carved.
     pub n_tiles: Cell<u32>,
     /// Whether the thread has said `pdl::wait`.
@@ -166,11 +120,10 @@ impl Thread {
         self.wait(Stop::Barrier(location));
     }
 
-    /// Waits for the warp; gives the word's result for this lane.
+    /// Says a word together with other lanes. `registers` are this one's operands, and then its results.
     #[inline(always)]
-    pub fn warp(&self, call: WarpCall) -> u32 {
-        self.wait(Stop::Warp(call));
-        self.result.get()
+    pub fn say(&self, word: Word, registers: &[Cell<u32>], location: &'static Location<'static>) {
+        self.wait(Stop::Word(WordCall { word, registers, location }));
     }
 
     /// Inlined like its callers, since the processor mispredicts every return after a switch of stacks.
@@ -196,7 +149,7 @@ impl Thread {
         match self.stop.get() {
             Stop::Exit => State::Exited,
             Stop::Barrier(location) => State::AtBarrier(location.into()),
-            Stop::Warp(call) => State::InWarpWord(call.word, call.location.into()),
+            Stop::Word(call) => State::InWarpWord(call.word, call.location.into()),
             Stop::Turn => unreachable!("all threads of a warp have stopped before their states are compared"),
         }
     }
@@ -277,9 +230,9 @@ impl Worker {
                 }
             }
             self.block.counter.warp_stops();
-            match say_warp_word(&self.threads[first..first + LANES])? {
-                Some(Word::Sync) if launched.checked => self.block.clock.warp_sync(first / LANES),
-                Some(_) => {}
+            match gather::<LANES>(&self.threads[first..first + LANES])? {
+                Some((Word::Sync, _)) if launched.checked => self.block.clock.warp_sync(first / LANES),
+                Some((word, lanes)) => carry_out(word, &lanes),
                 None => return Ok(()),
             }
         }
@@ -324,7 +277,6 @@ impl Thread {
         Self {
             index,
             stop: Cell::new(Stop::Turn),
-            result: Cell::new(0),
             n_tiles: Cell::new(0),
             waited: Cell::new(false),
             yielder: Cell::new(std::ptr::null()),
@@ -351,18 +303,19 @@ impl Thread {
     }
 }
 
-/// Carries out the warp word at which the lanes wait, if they wait at one.
-fn say_warp_word(lanes: &[Thread]) -> Result<Option<Word>, Violation> {
-    let first = lanes.iter().find_map(|thread| match thread.stop.get() {
-        Stop::Warp(call) => Some((thread, call)),
+/// The word at which all these lanes wait, if they wait at one, and their registers; gives each its turn.
+fn gather<const N: usize>(threads: &[Thread]) -> Result<Option<(Word, [Registers<'_>; N])>, Violation> {
+    let first = threads.iter().find_map(|thread| match thread.stop.get() {
+        Stop::Word(call) => Some((thread, call)),
         _ => None,
     });
     let Some((first, call)) = first else { return Ok(None) };
-    let mut calls = [call; LANES];
-    for (thread, slot) in lanes.iter().zip(&mut calls) {
+    let mut lanes: [Registers<'_>; N] = [&[]; N];
+    for (thread, registers) in threads.iter().zip(&mut lanes) {
         match thread.stop.get() {
-            Stop::Warp(other) if other.word == call.word && same(other.location, call.location) => {
-                *slot = other
+            Stop::Word(other) if other.word == call.word && same(other.location, call.location) => {
+                // SAFETY: on the stack of a coroutine that does not run before the word has been carried out.
+                *registers = unsafe { &*other.registers };
             }
             _ => {
                 let fault =
@@ -371,12 +324,8 @@ fn say_warp_word(lanes: &[Thread]) -> Result<Option<Word>, Violation> {
             }
         }
     }
-    let results = warp_word(&calls);
-    for (thread, result) in lanes.iter().zip(results) {
-        thread.result.set(result);
-        thread.stop.set(Stop::Turn);
-    }
-    Ok(Some(call.word))
+    threads.iter().for_each(|thread| thread.stop.set(Stop::Turn));
+    Ok(Some((call.word, lanes)))
 }
 
 /// Opens the barrier at which all threads wait. False if all have returned.

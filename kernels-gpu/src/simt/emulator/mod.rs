@@ -3,7 +3,9 @@
 
 mod block;
 mod check;
+mod collective;
 mod heap;
+mod matrix;
 mod pairs;
 mod run;
 mod view;
@@ -16,9 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Launch, Purpose};
 use crate::simt::Element;
 
-pub use block::Word;
 use block::Worker;
 pub use check::{LaunchReport, SiteReport, Space};
+pub use collective::Word;
 use heap::{Allocation, Heap};
 pub use run::{Bound, Run};
 pub use violation::{Access, Block, Fault, Other, Site, State, View, Violation};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::panic::Location;
 
-use super::block::Word;
+use super::collective::Word;
 
 /// A violation, with the place that committed it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,12 +1,15 @@
 //! The words of a GPU thread, said by an emulated one.
 
+use std::cell::Cell;
 use std::panic::Location;
 
 use half::{bf16, f16};
 
-use super::block::{LANES, WarpCall, Word, current};
+use super::block::{LANES, current};
+use super::collective::Word;
 use super::violation::Fault;
 
+pub use super::matrix::*;
 pub use super::pairs::*;
 pub use super::view::{Carver, Global, Local, bytes, words};
 
@@ -65,7 +68,9 @@ pub fn pdl_launch_dependents() {}
 #[inline(always)]
 #[track_caller]
 fn warp(word: Word, value: u32, operand: u32) -> u32 {
-    current().warp(WarpCall { word, value, operand, location: Location::caller() })
+    let registers = [Cell::new(value), Cell::new(operand)];
+    current().say(word, &registers, Location::caller());
+    registers[0].get()
 }
 
 /// A warp word whose operand names a lane.
@@ -136,38 +141,6 @@ pub fn warp_sum_f32(value: f32) -> f32 {
 #[track_caller]
 pub fn warp_max_f32(value: f32) -> f32 {
     f32::from_bits(warp(Word::MaxF32, value.to_bits(), 0))
-}
-
-/// The results of a word for the 32 lanes.
-pub fn warp_word(calls: &[WarpCall; LANES]) -> [u32; LANES] {
-    let value = |lane: usize| calls[lane].value;
-    let operand = |lane: usize| calls[lane].operand as usize;
-    let lanes = |result: &dyn Fn(usize) -> u32| std::array::from_fn(result);
-    let ballot = (0..LANES).fold(0, |bits, lane| bits | value(lane) << lane);
-    match calls[0].word {
-        Word::ShuffleXor => lanes(&|lane| value(lane ^ operand(lane))),
-        Word::ShuffleDown => lanes(&|lane| {
-            let source = lane + operand(lane);
-            value(if source < LANES { source } else { lane })
-        }),
-        Word::ShuffleUp => lanes(&|lane| value(lane.checked_sub(operand(lane)).unwrap_or(lane))),
-        Word::ShuffleIdx => lanes(&|lane| value(operand(lane))),
-        Word::Ballot => [ballot; LANES],
-        Word::All => [u32::from(ballot == u32::MAX); LANES],
-        Word::Any => [u32::from(ballot != 0); LANES],
-        Word::Sync => [0; LANES],
-        Word::SumF32 => butterfly(lanes(&value), |a, b| a + b),
-        Word::MaxF32 => butterfly(lanes(&value), f32::max),
-    }
-}
-
-/// The steps 16, 8, 4, 2, 1 of a reduction, as the GPU does them.
-fn butterfly(values: [u32; LANES], combine: fn(f32, f32) -> f32) -> [u32; LANES] {
-    let mut values = values.map(f32::from_bits);
-    for mask in [16, 8, 4, 2, 1] {
-        values = std::array::from_fn(|lane| combine(values[lane], values[lane ^ mask]));
-    }
-    values.map(f32::to_bits)
 }
 
 pub fn fma(a: f32, b: f32, c: f32) -> f32 {

@@ -23,6 +23,7 @@ struct Pair(u64, u64);
 unsafe extern "unadjusted" {
     // shim.ll: the address spaces of these are found by inlining.
     safe fn oxwarp_shared_base() -> *mut u8;
+    safe fn oxwarp_shared_address(address: *const u8) -> u32;
     fn oxwarp_ld_stream_u32(address: *const u8) -> u32;
     fn oxwarp_ld_stream_u32x2(address: *const u8) -> u64;
     fn oxwarp_ld_stream_u32x4(address: *const u8) -> Pair;
@@ -134,7 +135,27 @@ impl<T: Element> Global<T> {
     }
 }
 
+/// The address in shared memory, as instructions that LLVM does not know take it.
+#[inline(always)]
+pub fn shared_address<T>(address: *const T) -> u32 {
+    oxwarp_shared_address(address.cast())
+}
+
 impl<T: Element> Local<T> {
+    /// Where element `i` lies.
+    #[inline(always)]
+    pub fn element(self, i: usize) -> *mut T {
+        self.0.wrapping_add(i)
+    }
+
+    /// Sets the elements from `i` on to the bits of a value, which is aligned there.
+    #[cfg(not(oxwarp_sm = "90a"))]
+    #[inline(always)]
+    pub fn store_bits<U>(self, i: usize, bits: U) {
+        // SAFETY: see above.
+        unsafe { self.element(i).cast::<U>().write(bits) }
+    }
+
     #[inline(always)]
     pub fn load<const N: usize>(self, i: usize) -> [T; N] {
         // SAFETY: see above.

@@ -7,10 +7,12 @@
 //! Needs PTX 7.4 (cache hints of loads) on compute capability 8.0, PTX 7.8 or later on 9.0 (`griddepcontrol`).
 
 mod math;
+mod matrix;
 mod memory;
 mod warp;
 
 pub use math::*;
+pub use matrix::*;
 pub use memory::*;
 pub use warp::*;
 

@@ -12,6 +12,13 @@ define ptr @oxwarp_shared_base() alwaysinline nounwind memory(none) {
   ret ptr addrspacecast (ptr addrspace(3) @oxwarp_shared to ptr)
 }
 
+; The 32-bit address of something in shared memory, for assembly.
+define i32 @oxwarp_shared_address(ptr %address) alwaysinline nounwind memory(none) {
+  %shared = addrspacecast ptr %address to ptr addrspace(3)
+  %offset = ptrtoint ptr addrspace(3) %shared to i32
+  ret i32 %offset
+}
+
 ; Streaming loads of data that no kernel writes meanwhile: the read-only path, not kept in L1.
 
 define i32 @oxwarp_ld_stream_u32(ptr %address) alwaysinline nounwind {
