@@ -58,9 +58,11 @@
 //! # }
 //! ```
 
+mod matrix;
 mod memory;
 mod meta;
 
+pub use matrix::{BOX_ROW_BYTES, Matrix, MatrixArg, MatrixMut};
 pub use memory::{DeviceBuffer, DeviceMemory, DeviceSlice, Purpose};
 pub use meta::{KernelMeta, ParamKind, ParamMeta, all_kernels};
 
@@ -84,13 +86,17 @@ pub trait Launch {
 
 /// A kernel has at most this many parameters.
 pub const MAX_PARAMS: usize = 24;
+/// Of these, at most this many are matrices that the copy engine moves.
+pub const MAX_MATRICES: usize = 4;
 
 /// Kernel arguments, one 8-byte word each: the address of a view's first element, or a scalar in the
-/// word's low bytes (so a pointer to the word is a pointer to the scalar).
+/// word's low bytes (so a pointer to the word is a pointer to the scalar), or the number of a matrix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KernelArgs {
     words: [u64; MAX_PARAMS],
     n_words: usize,
+    matrices: [MatrixArg; MAX_MATRICES],
+    n_matrices: usize,
 }
 
 impl KernelArgs {
@@ -110,6 +116,22 @@ impl KernelArgs {
     /// If the kernel has more than [`MAX_PARAMS`] parameters.
     pub fn push_scalar(&mut self, value: impl Scalar) {
         self.push_address(value.to_word());
+    }
+
+    /// Appends a matrix; its word is its place in [`KernelArgs::matrices`].
+    ///
+    /// # Panics
+    /// If the kernel has more than [`MAX_MATRICES`] of them.
+    pub fn push_matrix(&mut self, matrix: MatrixArg) {
+        assert!(self.n_matrices < MAX_MATRICES, "a kernel has at most {MAX_MATRICES} matrices");
+        self.matrices[self.n_matrices] = matrix;
+        self.push_address(self.n_matrices as u64);
+        self.n_matrices += 1;
+    }
+
+    /// The matrices, in the order of the parameters that they are.
+    pub fn matrices(&self) -> &[MatrixArg] {
+        &self.matrices[..self.n_matrices]
     }
 
     /// The words, one per parameter.

@@ -14,6 +14,7 @@
 //! | [`copy`] | copies within device memory |
 //! | [`embedding`] | looks up the rows of tokens |
 //! | [`gemm`] | linear layers over many tokens |
+//! | [`gemm_wgmma`] | the same on Hopper, 16-bit operands |
 //! | [`gemv`] | linear layers over one token |
 //! | [`kv_cache`] | writes new keys and values into the cache |
 //! | [`repack`] | brings a file's blocks into the layout that kernels read |
@@ -53,6 +54,8 @@ pub mod bias;
 pub mod copy;
 pub mod embedding;
 pub mod gemm;
+#[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
+pub mod gemm_wgmma;
 pub mod gemv;
 pub mod kv_cache;
 pub mod repack;

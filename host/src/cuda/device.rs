@@ -1,19 +1,22 @@
 //! One GPU as a device that kernels are launched on.
 
 use std::cell::RefCell;
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
 use cust::context::Context;
 use cust::device::{Device as CustDevice, DeviceAttribute};
 use cust::sys::CUstream;
-use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Launch, MAX_PARAMS, Purpose};
+use kernels_gpu::launch::{
+    BOX_ROW_BYTES, Device, DeviceBuffer, DeviceSlice, Grid, KernelArgs, Launch, MAX_MATRICES, MAX_PARAMS,
+    ParamKind, Purpose,
+};
 use kernels_gpu::simt::Element;
 
 use super::error::Version;
 use super::graph::{QueuedLaunch, Recordings};
 use super::module::{Module, Target};
-use super::raw::{self, LaunchAttribute, LaunchConfig};
+use super::raw::{self, LaunchAttribute, LaunchConfig, TensorMap};
 use super::stream::Stream;
 use super::vram::{Pinned, Vram, VramUse, cust_error};
 use super::{Error, driver};
@@ -189,8 +192,15 @@ impl Cuda {
         self.gpu.vram.bind()?;
         // One pointer per parameter, to its word; the driver copies what they point to before it returns.
         let mut pointers = [std::ptr::null_mut::<c_void>(); MAX_PARAMS];
-        for (pointer, word) in pointers.iter_mut().zip(args.words()) {
-            *pointer = std::ptr::from_ref(word).cast_mut().cast();
+        let maps = tensor_maps(args)?;
+        let mut maps = maps.iter();
+        for ((pointer, word), param) in pointers.iter_mut().zip(args.words()).zip(meta.params) {
+            *pointer = match param.kind {
+                ParamKind::InBoxes | ParamKind::OutBoxes => {
+                    std::ptr::from_ref(maps.next().expect("one per matrix")).cast_mut().cast()
+                }
+                _ => std::ptr::from_ref(word).cast_mut().cast(),
+            };
         }
         let attribute = LaunchAttribute::programmatic_serialization();
         let config = LaunchConfig {
@@ -253,6 +263,36 @@ impl Cuda {
     fn assert_no_batch(&self, what: &str) {
         assert!(self.queue.borrow().is_none(), "{what} has no place in a batch of launches");
     }
+}
+
+/// The copy engine's description of each matrix: boxes of [`BOX_ROW_BYTES`] by the kernel's rows, swizzled.
+fn tensor_maps(args: &KernelArgs) -> Result<[TensorMap; MAX_MATRICES], Error> {
+    let mut maps = [TensorMap::ZERO; MAX_MATRICES];
+    for (map, matrix) in maps.iter_mut().zip(args.matrices()) {
+        // Copies move bits, so all that counts of a type is its size: `CU_TENSOR_MAP_DATA_TYPE_UINT8`, `16`, `32`.
+        let element = matrix.element_bytes.ilog2() as c_int;
+        let dims = [u64::from(matrix.cols), u64::from(matrix.rows)];
+        let box_dims = [BOX_ROW_BYTES as u32 / matrix.element_bytes, matrix.box_rows];
+        // SAFETY: `map` is a place for a map, the arrays have two dimensions (one stride), and a map is only a
+        // description: the launch's borrow of the matrix keeps it alive while the kernel uses it.
+        unsafe {
+            raw::cuTensorMapEncodeTiled(
+                map,
+                element,
+                2,
+                matrix.address,
+                dims.as_ptr(),
+                &matrix.stride_bytes,
+                box_dims.as_ptr(),
+                [1, 1].as_ptr(),
+                0,
+                raw::SWIZZLE_128B,
+                raw::L2_PROMOTION_256B,
+                0,
+            )
+        }?;
+    }
+    Ok(maps)
 }
 
 fn describe(device: CustDevice, index: u32) -> Result<GpuInfo, Error> {

@@ -92,7 +92,7 @@ macro_rules! for_each_entry {
             cuGraphicsUnmapResources cuGetProcAddress cuGetExportTable cuProfilerInitialize cuProfilerStart
             cuProfilerStop
             ; also
-            cuLaunchKernelEx
+            cuLaunchKernelEx cuTensorMapEncodeTiled
         }
     };
 }

@@ -22,6 +22,9 @@ use embedded::{EmbeddedModule, MODULES, SOURCE_HASH};
 /// The oldest compute capability that a module exists for.
 const OLDEST_GPU: Version = Version::new(8, 0);
 
+/// The module of compute capability 9.0, with instructions that no other has.
+const HOPPER: &str = "sm_90a";
+
 /// More dynamic shared memory than this must be asked for.
 const SHARED_BYTES_DEFAULT: u32 = 48 * 1024;
 
@@ -74,7 +77,10 @@ impl Module {
         let mut module =
             Module { handle: compile(source, target.cuda)?, kernels: HashMap::new(), vram: Arc::clone(vram) };
         // Tests link kernels of their own, which the module cannot have.
-        for meta in all_kernels().into_iter().filter(|meta| meta.module.starts_with("kernels_gpu::")) {
+        let is_hopper = source.target == HOPPER;
+        let has =
+            |meta: &&KernelMeta| meta.module.starts_with("kernels_gpu::") && (is_hopper || !meta.sm_90a);
+        for meta in all_kernels().into_iter().filter(has) {
             let kernel = module.resolve(meta, source.target, target.shared_bytes_max)?;
             module.kernels.insert(meta.name, kernel);
         }
@@ -133,7 +139,7 @@ fn choose<'m>(
     if capability < OLDEST_GPU {
         return Err(Error::GpuTooOld { gpu: gpu.into(), found: capability, needed: OLDEST_GPU });
     }
-    let target = if capability == Version::new(9, 0) { "sm_90a" } else { "sm_80" };
+    let target = if capability == Version::new(9, 0) { HOPPER } else { "sm_80" };
     let Some(module) = modules.iter().find(|module| module.target == target) else {
         let present = modules.iter().map(|module| module.target).collect::<Vec<_>>().join(", ");
         let present = if present.is_empty() { "none".into() } else { present };

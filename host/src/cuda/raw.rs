@@ -64,6 +64,22 @@ raw_entries! {
         extra: *mut *mut c_void,
     );
 
+    /// Makes the copy engine's description of an array; no work for the GPU. CUDA 12 and later.
+    fn cuTensorMapEncodeTiled(
+        map: *mut TensorMap,
+        element: c_int,
+        rank: c_uint,
+        address: DevicePointer,
+        dims: *const u64,
+        strides_bytes: *const u64,
+        box_dims: *const c_uint,
+        element_strides: *const c_uint,
+        interleave: c_int,
+        swizzle: c_int,
+        l2_promotion: c_int,
+        out_of_bounds: c_int,
+    );
+
     /// Makes a stream.
     fn cuStreamCreate(stream: *mut CUstream, flags: c_uint);
     /// Frees a stream, whose queued work still runs.
@@ -145,6 +161,21 @@ pub(super) enum JitOption {
     /// How many bytes there are for them.
     ErrorLogBytes = 6,
 }
+
+/// `CUtensorMap`.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub(super) struct TensorMap([u64; 16]);
+
+impl TensorMap {
+    pub(super) const ZERO: TensorMap = TensorMap([0; 16]);
+}
+
+/// `CU_TENSOR_MAP_SWIZZLE_128B`: 16-byte pieces of rows of 128 bytes are exchanged so that columns spread over the banks.
+pub(super) const SWIZZLE_128B: c_int = 3;
+
+/// `CU_TENSOR_MAP_L2_PROMOTION_L2_256B`: a miss brings 256 bytes into the second-level cache.
+pub(super) const L2_PROMOTION_256B: c_int = 3;
 
 /// `CUlaunchConfig`, CUDA 11.8 and later.
 #[repr(C)]

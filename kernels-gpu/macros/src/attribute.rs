@@ -14,6 +14,7 @@ pub struct Statement {
     pub cluster: Option<Expr>,
     pub allow_local: bool,
     pub pdl: bool,
+    pub sm_90a: bool,
 }
 
 impl Statement {
@@ -36,12 +37,13 @@ impl Parse for Statement {
                 "cluster" => set(&mut statement.cluster, &name, input)?,
                 "allow_local" => statement.allow_local = true,
                 "pdl" => statement.pdl = true,
+                "sm_90a" => statement.sm_90a = true,
                 _ => {
                     return Err(syn::Error::new(
                         name.span(),
                         format!(
                             "unknown argument `{name}`; known are threads, shared, min_blocks, max_regs, \
-                             cluster, allow_local and pdl"
+                             cluster, allow_local, pdl and sm_90a"
                         ),
                     ));
                 }

@@ -18,6 +18,9 @@ enum Kind {
     In(Type),
     Out(Type),
     InOut(Type),
+    /// A matrix that the copy engine reads or writes in boxes; the element type.
+    InBoxes(Type),
+    OutBoxes(Type),
     Scalar,
 }
 
@@ -74,6 +77,8 @@ fn kind(ty: &Type) -> Kind {
         "In" => Kind::In(element.clone()),
         "Out" => Kind::Out(element.clone()),
         "InOut" => Kind::InOut(element.clone()),
+        "InBoxes" => Kind::InBoxes(element.clone()),
+        "OutBoxes" => Kind::OutBoxes(element.clone()),
         _ => Kind::Scalar,
     }
 }
@@ -83,9 +88,14 @@ fn gpu_entry(statement: &Statement, item: &ItemFn) -> TokenStream {
     let ItemFn { attrs, vis, sig, block, .. } = item;
     let (name, inputs) = (&sig.ident, &sig.inputs);
     let stated = statement.expressions();
+    let gpu = if statement.sm_90a {
+        quote!(#[cfg(all(target_arch = "nvptx64", oxwarp_sm = "90a"))])
+    } else {
+        quote!(#[cfg(target_arch = "nvptx64")])
+    };
     quote! {
         #(#attrs)*
-        #[cfg(target_arch = "nvptx64")]
+        #gpu
         #[allow(clippy::too_many_arguments)]
         #[unsafe(no_mangle)]
         #vis extern "ptx-kernel" fn #name(#inputs) #block
@@ -107,6 +117,8 @@ fn launch_struct(item: &ItemFn, params: &[Param]) -> TokenStream {
             Kind::Out(element) | Kind::InOut(element) => {
                 quote!(&'a mut ::kernels_gpu::launch::DeviceSlice<#element>)
             }
+            Kind::InBoxes(element) => quote!(::kernels_gpu::launch::Matrix<'a, #element>),
+            Kind::OutBoxes(element) => quote!(::kernels_gpu::launch::MatrixMut<'a, #element>),
             Kind::Scalar => quote!(#ty),
         };
         quote! { #[doc = #doc] pub #name: #ty }
@@ -177,7 +189,7 @@ fn launch_impl(statement: &Statement, item: &ItemFn, params: &[Param]) -> TokenS
 }
 
 fn meta(statement: &Statement, name: &Ident, params: &[Param]) -> TokenStream {
-    let Statement { threads, shared, min_blocks, max_regs, cluster, allow_local, pdl } = statement;
+    let Statement { threads, shared, min_blocks, max_regs, cluster, allow_local, pdl, sm_90a } = statement;
     let name = name.to_string();
     let params = params.iter().map(|Param { name, ty, kind }| {
         let name = name.to_string();
@@ -185,6 +197,8 @@ fn meta(statement: &Statement, name: &Ident, params: &[Param]) -> TokenStream {
             Kind::In(element) => (quote!(In), element),
             Kind::Out(element) => (quote!(Out), element),
             Kind::InOut(element) => (quote!(InOut), element),
+            Kind::InBoxes(element) => (quote!(InBoxes), element),
+            Kind::OutBoxes(element) => (quote!(OutBoxes), element),
             Kind::Scalar => (quote!(Scalar), ty),
         };
         quote! {
@@ -212,6 +226,7 @@ fn meta(statement: &Statement, name: &Ident, params: &[Param]) -> TokenStream {
             cluster: #cluster,
             allow_local: #allow_local,
             pdl: #pdl,
+            sm_90a: #sm_90a,
             params: &[#(#params),*],
             module: ::core::module_path!(),
             file: ::core::file!(),
@@ -225,6 +240,10 @@ fn argument_word(param: &Param) -> TokenStream {
     let name = &param.name;
     match param.kind {
         Kind::Scalar => quote!(args.push_scalar(self.#name);),
+        Kind::InBoxes(_) | Kind::OutBoxes(_) => {
+            let ty = &param.ty;
+            quote!(args.push_matrix(self.#name.boxes(<#ty>::BOX));)
+        }
         _ => quote!(args.push_address(self.#name.address());),
     }
 }
@@ -239,6 +258,12 @@ fn bind(index: usize, param: &Param) -> Option<TokenStream> {
         Kind::In(_) => quote!(bind_in),
         Kind::Out(_) => quote!(bind_out),
         Kind::InOut(_) => quote!(bind_in_out),
+        Kind::InBoxes(_) => {
+            return Some(quote!(let #bound = run.bind_in_boxes(#index, &self.#field)?;));
+        }
+        Kind::OutBoxes(_) => {
+            return Some(quote!(let #bound = run.bind_out_boxes(#index, &self.#field)?;));
+        }
         Kind::Scalar => return None,
     };
     Some(quote!(let #bound = run.#method(#index, &*self.#field)?;))

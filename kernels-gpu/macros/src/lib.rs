@@ -23,11 +23,13 @@ use syn::{ItemFn, parse_macro_input};
 /// | `max_regs = N` | registers of a thread at most | none |
 /// | `cluster = N` | blocks of a cluster | none |
 /// | `allow_local` | the PTX linter accepts local memory (stack) in this kernel | refused |
+/// | `sm_90a` | uses instructions of Hopper alone (`wgmma`, the copy engine): in that module only | every module |
 /// | `pdl` | launched with programmatic dependent launch: the kernel must call `pdl::wait` | off |
 ///
 /// Values are constant expressions. For the GPU the function becomes the PTX entry of its name. On the
 /// host it becomes a struct of its name with one field per parameter (`In<T>`: `&DeviceSlice<T>`;
-/// `Out<T>` and `InOut<T>`: `&mut DeviceSlice<T>`; scalars by value) that implements `Launch`.
+/// `Out<T>` and `InOut<T>`: `&mut DeviceSlice<T>`; `InBoxes<T, …>`: `Matrix<T>`; `OutBoxes<T, …>`:
+/// `MatrixMut<T>`; scalars by value) that implements `Launch`.
 #[proc_macro_attribute]
 pub fn kernel(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let statement = parse_macro_input!(attribute as attribute::Statement);

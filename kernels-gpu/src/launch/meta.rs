@@ -19,6 +19,8 @@ pub struct KernelMeta {
     pub allow_local: bool,
     /// Whether the launch lets the kernel start before its predecessor has finished.
     pub pdl: bool,
+    /// Whether only the module for compute capability 9.0 (`sm_90a`) has the kernel.
+    pub sm_90a: bool,
     /// The parameters in order.
     pub params: &'static [ParamMeta],
     /// Path of the Rust module.
@@ -51,6 +53,10 @@ pub enum ParamKind {
     Out,
     /// Memory that is read and written.
     InOut,
+    /// A matrix that the copy engine reads in boxes.
+    InBoxes,
+    /// A matrix that the copy engine writes in boxes.
+    OutBoxes,
     /// A value.
     Scalar,
 }

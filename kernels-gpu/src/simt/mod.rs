@@ -95,15 +95,21 @@ use nvptx as target;
 
 pub mod atomic;
 pub mod block;
+#[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
+pub mod boxes;
 mod element;
 mod half;
 pub mod math;
 pub mod matrix;
+#[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
+pub mod mbarrier;
 pub mod pdl;
 pub mod shared;
 pub mod thread;
 mod view;
 pub mod warp;
+#[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
+pub mod wgmma;
 
 pub use element::{Bits16, Element};
 pub use half::{bf16, bf16x2, f16, f16x2};

@@ -7,7 +7,7 @@ use super::{Bits16, Element, target};
 /// All threads carve the same tiles. A second `Shared::new()` starts again at the first byte: it reuses the
 /// memory, and needs a barrier before it.
 pub struct Shared {
-    carver: target::Carver,
+    pub(super) carver: target::Carver,
 }
 
 /// Tiles start at multiples of this many bytes.

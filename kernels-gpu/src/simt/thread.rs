@@ -64,3 +64,10 @@ pub fn index_1d() -> usize {
 pub fn sync_threads() {
     target::sync_threads();
 }
+
+/// Waits at barrier `id`, 1 to 15, for this many threads of the block, whole warps.
+#[inline(always)]
+#[track_caller]
+pub fn sync_named(id: u32, n_threads: u32) {
+    target::sync_named(id, n_threads);
+}

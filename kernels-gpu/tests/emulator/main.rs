@@ -4,6 +4,7 @@ mod count;
 mod matrix;
 mod pairs;
 mod planted;
+mod planted_hopper;
 mod planted_matrix;
 mod planted_pdl;
 mod planted_races;

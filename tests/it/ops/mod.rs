@@ -20,6 +20,7 @@ mod bias;
 mod copy;
 mod embedding;
 mod gemm;
+mod gemm_wgmma;
 mod gemv;
 mod kv_cache;
 mod repack;

@@ -45,6 +45,8 @@ pub struct Entry {
     pub cluster: Option<u32>,
     /// Whether the kernel may use local memory.
     pub allow_local: bool,
+    /// Positions of the parameters that are tensor maps.
+    pub tensor_maps: Vec<usize>,
 }
 
 /// How to build.
@@ -102,7 +104,7 @@ fn rebuild(targets: &[Target], hash: &str, ptxas: Option<&Path>, options: Option
         bitcodes.push(bitcode::compile(&toolchain, *target)?);
     }
     let build = |target: Target, bitcode| -> Result<Vec<lint::Violation>> {
-        let kernels = registry::kernels();
+        let kernels = registry::kernels(target);
         println!("build-ptx: {}: optimising", target.cpu);
         let pipeline =
             Pipeline { toolchain: &toolchain, ptxas, target, kernels: &kernels, dir: &target.build_dir() };

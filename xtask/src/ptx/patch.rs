@@ -3,6 +3,7 @@
 //! * `convergent` on every function definition, on declarations other than LLVM's own intrinsics, and on every call of
 //!   inline assembly with side effects. Without it LLVM may copy a barrier into both arms of a divergent branch.
 //! * Launch bounds of the kernels, which rustc has no attribute for.
+//! * Tensor maps: a parameter that Rust sees as a pointer becomes 128 bytes by value, which the copy engine reads in place.
 //! * The processor: the bitcode is compiled once for the oldest target and retargeted here.
 
 use super::Entry;
@@ -10,8 +11,7 @@ use std::collections::HashMap;
 
 /// Patches a whole module for `cpu`; `kernels` are those that the registry knows.
 pub fn patch(ir: &str, cpu: &str, kernels: &[Entry]) -> String {
-    let launch: HashMap<&str, String> =
-        kernels.iter().map(|k| (k.name.as_str(), launch_attributes(k))).collect();
+    let launch: HashMap<&str, &Entry> = kernels.iter().map(|kernel| (kernel.name.as_str(), kernel)).collect();
     let mut patched = String::with_capacity(ir.len() + ir.len() / 16);
     for line in ir.lines() {
         if line.starts_with("define ") || line.starts_with("declare ") {
@@ -39,7 +39,7 @@ fn launch_attributes(kernel: &Entry) -> String {
 }
 
 /// `define … @name(…) [unnamed_addr] <here> #0 {`
-fn with_function_attributes(line: &str, launch: &HashMap<&str, String>) -> String {
+fn with_function_attributes(line: &str, launch: &HashMap<&str, &Entry>) -> String {
     let unchanged = || line.to_string();
     let Some((name, parameters)) = global_name(line) else { return unchanged() };
     if name.starts_with("llvm.") {
@@ -51,8 +51,49 @@ fn with_function_attributes(line: &str, launch: &HashMap<&str, String>) -> Strin
             position += word.len();
         }
     }
-    let bounds = if line.starts_with("define ") { launch.get(name).map_or("", String::as_str) } else { "" };
-    format!("{} convergent{bounds}{}", &line[..position], &line[position..])
+    let kernel = launch.get(name).filter(|_| line.starts_with("define "));
+    let bounds = kernel.map_or_else(String::new, |kernel| launch_attributes(kernel));
+    let (head, tail) = line.split_at(position);
+    let head = match kernel {
+        Some(kernel) => with_tensor_maps(head, parameters, &kernel.tensor_maps),
+        None => head.to_string(),
+    };
+    format!("{head} convergent{bounds}{tail}")
+}
+
+/// `@name(ptr noundef %map, …` becomes `@name(ptr byval([128 x i8]) align 64 "nvvm.grid_constant" %map, …`. (rustc 1.95 has
+/// no parameters aligned to more than 16 bytes, and would copy the map to the stack.)
+fn with_tensor_maps(head: &str, open: usize, positions: &[usize]) -> String {
+    if positions.is_empty() {
+        return head.to_string();
+    }
+    let close = closing_paren(head, open).expect("the parameters end before the attributes");
+    let mut parameters: Vec<String> = top_level_parts(&head[open + 1..close - 1]);
+    for &position in positions {
+        let parameter = &parameters[position];
+        let name = parameter.split_whitespace().last().unwrap_or_default();
+        assert!(parameter.trim_start().starts_with("ptr "), "parameter {position} of {head} is no pointer");
+        parameters[position] = format!("ptr byval([128 x i8]) align 64 \"nvvm.grid_constant\" {name}");
+    }
+    format!("{}({}){}", &head[..open], parameters.join(", "), &head[close..])
+}
+
+/// The parts between the commas that are in no parentheses.
+fn top_level_parts(list: &str) -> Vec<String> {
+    let (mut parts, mut depth) = (vec![String::new()], 0usize);
+    for character in list.chars() {
+        match character {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        parts.last_mut().expect("never empty").push(character);
+    }
+    parts.iter().map(|part| part.trim().to_string()).collect()
 }
 
 /// `call … asm sideeffect "…", "…"(…) <here> #7, !dbg !1`
@@ -132,6 +173,18 @@ mod tests {
             patch(line, "sm_80", &kernels()),
             "define ptx_kernel void @k(ptr noundef captures(none) %0, i32 %1) unnamed_addr convergent \
              \"nvvm.maxntid\"=\"128\" \"nvvm.minctasm\"=\"2\" \"nvvm.maxnreg\"=\"64\" #1 !dbg !302 {\n"
+        );
+    }
+
+    #[test]
+    fn tensor_maps_are_passed_by_value() {
+        let maps = Entry { name: "k".into(), threads: 128, tensor_maps: vec![0, 2], ..Entry::default() };
+        let line = "define ptx_kernel void @k(ptr noundef captures(none) %a, i32 %n, ptr noundef %b) unnamed_addr #1 {";
+        assert_eq!(
+            patch(line, "sm_90a", &[maps]),
+            "define ptx_kernel void @k(ptr byval([128 x i8]) align 64 \"nvvm.grid_constant\" %a, i32 %n, \
+             ptr byval([128 x i8]) align 64 \"nvvm.grid_constant\" %b) unnamed_addr convergent \
+             \"nvvm.maxntid\"=\"128\" #1 {\n"
         );
     }
 

@@ -10,13 +10,20 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
 
+use super::agents::Agents;
 use super::check::{Clock, Counter, SharedShadow, global_tag};
-use super::collective::{Registers, Word, carry_out};
+use super::collective::{Word, carry_out};
+use super::meet::{find_stuck, gather, open_barrier, open_named_barriers};
+use super::phase::{PhaseWait, Phases};
 use super::run::Launched;
+use super::tensor_cores;
 use super::violation::{Block, Fault, Site, State, Violation};
 
 /// Lanes of a warp.
 pub const LANES: usize = 32;
+
+/// Threads of a warpgroup.
+pub const GROUP: usize = 4 * LANES;
 
 /// Stack of one thread: ample for kernels, and for the message of one that panics. Untouched pages cost nothing.
 const STACK_BYTES: usize = 256 * 1024;
@@ -28,8 +35,14 @@ pub enum Stop {
     Turn,
     /// For the block, at a barrier.
     Barrier(&'static Location<'static>),
+    /// For some threads of the block, at a barrier with a number.
+    Named { id: u32, n_threads: u32, location: &'static Location<'static> },
     /// For the lanes with which it says a word.
     Word(WordCall),
+    /// For its warpgroup, with which it says a word.
+    GroupWord(WordCall),
+    /// For a barrier in shared memory.
+    Phase(PhaseWait),
     /// For nothing: it has returned.
     Exit,
 }
@@ -37,10 +50,10 @@ pub enum Stop {
 /// One lane's part of a word.
 #[derive(Clone, Copy)]
 pub struct WordCall {
-    word: Word,
+    pub word: Word,
     /// On the stack of the lane, which waits: its operands, and then its results.
-    registers: *const [Cell<u32>],
-    location: &'static Location<'static>,
+    pub registers: *const [Cell<u32>],
+    pub location: &'static Location<'static>,
 }
 
 /// A thread of the block that is running.
@@ -52,6 +65,8 @@ pub struct Thread {
     pub n_tiles: Cell<u32>,
     /// Whether the thread has said `pdl::wait`.
     pub waited: Cell<bool>,
+    /// What the thread asked of the copy engine and the tensor cores.
+    pub agents: Agents,
     yielder: Cell<*const Yielder<(), ()>>,
     block: Cell<*const BlockState>,
 }
@@ -67,6 +82,7 @@ pub struct BlockState {
     pub clock: Clock,
     pub shadow: SharedShadow,
     pub counter: Counter,
+    pub phases: Phases,
 }
 
 impl Default for BlockState {
@@ -79,6 +95,7 @@ impl Default for BlockState {
             clock: Clock::default(),
             shadow: SharedShadow::default(),
             counter: Counter::default(),
+            phases: Phases::default(),
         }
     }
 }
@@ -126,6 +143,36 @@ impl Thread {
         self.wait(Stop::Word(WordCall { word, registers, location }));
     }
 
+    /// Says a word together with the other threads of the warpgroup, as [`Thread::say`].
+    pub fn say_with_group(&self, word: Word, registers: &[Cell<u32>], location: &'static Location<'static>) {
+        self.wait(Stop::GroupWord(WordCall { word, registers, location }));
+    }
+
+    /// Waits for this many threads at barrier `id`.
+    pub fn named_barrier(&self, id: u32, n_threads: u32, location: &'static Location<'static>) {
+        self.wait(Stop::Named { id, n_threads, location });
+    }
+
+    /// Waits for a barrier in shared memory.
+    pub fn await_phase(&self, wait: PhaseWait) {
+        self.wait(Stop::Phase(wait));
+    }
+
+    /// What the thread waits for.
+    pub fn stop(&self) -> Stop {
+        self.stop.get()
+    }
+
+    /// Lets the thread go on.
+    pub fn give_turn(&self) {
+        self.stop.set(Stop::Turn);
+    }
+
+    /// Index of the thread's warp.
+    pub fn warp(&self) -> usize {
+        self.index as usize / LANES
+    }
+
     /// Inlined like its callers, since the processor mispredicts every return after a switch of stacks.
     #[inline(always)]
     fn wait(&self, stop: Stop) {
@@ -140,16 +187,17 @@ impl Thread {
         resume_unwind(Box::new(self.violation(fault, location.into())))
     }
 
-    fn violation(&self, fault: Fault, site: Site) -> Violation {
+    pub fn violation(&self, fault: Fault, site: Site) -> Violation {
         let kernel = self.launched().meta.name;
         Violation { kernel, block: self.block().index, thread: self.index, fault, site }
     }
 
-    fn state(&self) -> State {
+    pub fn state(&self) -> State {
         match self.stop.get() {
             Stop::Exit => State::Exited,
-            Stop::Barrier(location) => State::AtBarrier(location.into()),
-            Stop::Word(call) => State::InWarpWord(call.word, call.location.into()),
+            Stop::Barrier(location) | Stop::Named { location, .. } => State::AtBarrier(location.into()),
+            Stop::Phase(wait) => State::AtPhase(wait.location.into()),
+            Stop::Word(call) | Stop::GroupWord(call) => State::InWarpWord(call.word, call.location.into()),
             Stop::Turn => unreachable!("all threads of a warp have stopped before their states are compared"),
         }
     }
@@ -185,9 +233,10 @@ impl Worker {
         self.block.shared = self.shared.fresh(shared_bytes);
         if launched.checked {
             self.block.tag = global_tag(launched.number, linear);
-            self.block.clock.reset();
+            self.block.clock.reset(n_threads / LANES);
             self.block.shadow.reset(shared_bytes);
         }
+        self.block.phases.reset();
         if self.threads.len() < n_threads {
             self.threads = (0..n_threads as u32).map(Thread::new).collect();
         }
@@ -207,18 +256,42 @@ impl Worker {
     }
 
     fn run_warps(&mut self, launched: &Launched<'_>, order: Order) -> Result<(), Violation> {
+        let n_threads = launched.meta.threads as usize;
         loop {
             for warp in order.warps() {
                 self.run_warp(launched, warp * LANES, order)?;
             }
-            let threads = &self.threads[..launched.meta.threads as usize];
+            let threads = &self.threads[..n_threads];
+            let mut goes_on = self.block.phases.wake(threads);
+            goes_on |= self.say_group_words(n_threads)?;
+            goes_on |= open_named_barriers(threads, launched, &self.block)?;
+            if goes_on {
+                continue;
+            }
+            find_stuck(threads, &self.block)?;
             if !open_barrier(threads)? {
-                return Ok(());
+                return self.block.phases.check_end(&self.threads[0]);
             }
             if launched.checked {
                 self.block.clock.barrier();
             }
         }
+    }
+
+    /// Carries out the words that whole warpgroups wait to say.
+    fn say_group_words(&self, n_threads: usize) -> Result<bool, Violation> {
+        let mut said = false;
+        for group in self.threads[..n_threads].chunks_exact(GROUP) {
+            if !group.iter().all(|thread| matches!(thread.stop.get(), Stop::GroupWord(_))) {
+                continue;
+            }
+            if let Some((call, lanes)) = gather::<GROUP>(group)? {
+                tensor_cores::carry_out(call.word, &lanes, group, &self.block)
+                    .map_err(|(thread, fault)| thread.violation(fault, call.location.into()))?;
+                said = true;
+            }
+        }
+        Ok(said)
     }
 
     /// Runs the 32 threads from `first` on until each waits at a barrier or has returned.
@@ -230,9 +303,16 @@ impl Worker {
                 }
             }
             self.block.counter.warp_stops();
-            match gather::<LANES>(&self.threads[first..first + LANES])? {
-                Some((Word::Sync, _)) if launched.checked => self.block.clock.warp_sync(first / LANES),
-                Some((word, lanes)) => carry_out(word, &lanes),
+            // Words of the warpgroup wait for the others.
+            let warp = &self.threads[first..first + LANES];
+            if warp.iter().all(|thread| !matches!(thread.stop.get(), Stop::Word(_))) {
+                return Ok(());
+            }
+            match gather::<LANES>(warp)? {
+                Some((call, _)) if call.word == Word::Sync && launched.checked => {
+                    self.block.clock.warp_sync(first / LANES)
+                }
+                Some((call, lanes)) => carry_out(call.word, &lanes),
                 None => return Ok(()),
             }
         }
@@ -263,6 +343,9 @@ impl Worker {
         if coroutine.done() {
             self.free_stacks.extend(slot.take().map(Coroutine::into_stack));
             self.threads[index].stop.set(Stop::Exit);
+            if launched.checked && outcome.is_ok() && self.threads[index].agents.has_unread_stores() {
+                return Err(self.threads[index].at_kernel(Fault::StoresUnread));
+            }
         }
         outcome.map(drop).map_err(|payload| {
             payload
@@ -279,6 +362,7 @@ impl Thread {
             stop: Cell::new(Stop::Turn),
             n_tiles: Cell::new(0),
             waited: Cell::new(false),
+            agents: Agents::default(),
             yielder: Cell::new(std::ptr::null()),
             block: Cell::new(std::ptr::null()),
         }
@@ -288,6 +372,7 @@ impl Thread {
         self.stop.set(Stop::Turn);
         self.n_tiles.set(0);
         self.waited.set(false);
+        self.agents.reset();
         self.block.set(block);
     }
 
@@ -298,59 +383,14 @@ impl Thread {
             .map(|message| (*message).to_owned())
             .or_else(|| payload.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "without a message".to_owned());
+        self.at_kernel(Fault::Panic { message })
+    }
+
+    /// A violation of which no place but the kernel itself is known.
+    pub fn at_kernel(&self, fault: Fault) -> Violation {
         let meta = self.launched().meta;
-        self.violation(Fault::Panic { message }, Site { file: meta.file, line: meta.line, column: 1 })
+        self.violation(fault, Site { file: meta.file, line: meta.line, column: 1 })
     }
-}
-
-/// The word at which all these lanes wait, if they wait at one, and their registers; gives each its turn.
-fn gather<const N: usize>(threads: &[Thread]) -> Result<Option<(Word, [Registers<'_>; N])>, Violation> {
-    let first = threads.iter().find_map(|thread| match thread.stop.get() {
-        Stop::Word(call) => Some((thread, call)),
-        _ => None,
-    });
-    let Some((first, call)) = first else { return Ok(None) };
-    let mut lanes: [Registers<'_>; N] = [&[]; N];
-    for (thread, registers) in threads.iter().zip(&mut lanes) {
-        match thread.stop.get() {
-            Stop::Word(other) if other.word == call.word && same(other.location, call.location) => {
-                // SAFETY: on the stack of a coroutine that does not run before the word has been carried out.
-                *registers = unsafe { &*other.registers };
-            }
-            _ => {
-                let fault =
-                    Fault::DivergentWarp { word: call.word, other: thread.index, state: thread.state() };
-                return Err(first.violation(fault, call.location.into()));
-            }
-        }
-    }
-    threads.iter().for_each(|thread| thread.stop.set(Stop::Turn));
-    Ok(Some((call.word, lanes)))
-}
-
-/// Opens the barrier at which all threads wait. False if all have returned.
-fn open_barrier(threads: &[Thread]) -> Result<bool, Violation> {
-    let first = threads.iter().find_map(|thread| match thread.stop.get() {
-        Stop::Barrier(location) => Some((thread, location)),
-        _ => None,
-    });
-    let Some((first, location)) = first else { return Ok(false) };
-    let elsewhere = threads
-        .iter()
-        .find(|thread| !matches!(thread.stop.get(), Stop::Barrier(other) if same(other, location)));
-    if let Some(other) = elsewhere {
-        let fault = Fault::DivergentBarrier { other: other.index, state: other.state() };
-        return Err(first.violation(fault, location.into()));
-    }
-    for thread in threads {
-        thread.stop.set(Stop::Turn);
-    }
-    Ok(true)
-}
-
-/// The compiler may keep several copies of one location.
-fn same(a: &'static Location<'static>, b: &'static Location<'static>) -> bool {
-    std::ptr::eq(a, b) || a == b
 }
 
 /// In which order warps, and lanes of a warp, take turns: that of their index for seed 0, else an affine

@@ -52,6 +52,13 @@ pub enum Word {
     MmaBf16,
     /// `matrix::mma_m16n8k32_s8`
     MmaS8,
+    /// `Accumulators::mma`
+    Wgmma {
+        /// Columns of the results.
+        n: usize,
+        /// Whether the operands are bf16, not f16.
+        is_bf16: bool,
+    },
 }
 
 impl fmt::Display for Word {
@@ -71,6 +78,7 @@ impl fmt::Display for Word {
             Word::MmaF16 => "matrix::mma_m16n8k16_f16",
             Word::MmaBf16 => "matrix::mma_m16n8k16_bf16",
             Word::MmaS8 => "matrix::mma_m16n8k32_s8",
+            Word::Wgmma { .. } => "Accumulators::mma",
             Word::Ldmatrix { n, transposed } => {
                 return write!(f, "Tile::ldmatrix_x{n}{}", suffix(*transposed));
             }

@@ -1,13 +1,18 @@
 //! The words on the CPU: blocks run in parallel, the threads of a block are coroutines that switch at
 //! barriers and warp words.
 
+mod agents;
 mod block;
 mod check;
 mod collective;
+mod copy_engine;
 mod heap;
 mod matrix;
+mod meet;
 mod pairs;
+mod phase;
 mod run;
+mod tensor_cores;
 mod view;
 mod violation;
 pub(super) mod words;

@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::block::mix;
 use super::check::{Cells, LaunchReport, MAX_BLOCKS};
+use super::copy_engine::TensorMap;
 use super::heap::Allocation;
 use super::view::Global;
 use super::violation::{Block, Fault, Site, Violation};
 use super::{Emulator, Error};
-use crate::launch::{DeviceSlice, Grid, KernelMeta, ParamKind};
+use crate::launch::{DeviceSlice, Grid, KernelMeta, Matrix, MatrixArg, MatrixMut, ParamKind};
+use crate::simt::boxes::{InBoxes, OutBoxes};
 use crate::simt::{Element, In, InOut, Out};
 
 /// Workers of a launch at most: each keeps a stack, that is two memory maps, for each thread of a block, and
@@ -35,6 +37,8 @@ pub struct Param {
     pub written_before_wait: bool,
     /// Records of accesses, if the launch may write it.
     pub cells: Option<Arc<Cells>>,
+    /// What it is as a matrix that is moved in boxes.
+    pub matrix: Option<MatrixArg>,
     kind: ParamKind,
     element_bytes: usize,
 }
@@ -44,7 +48,7 @@ unsafe impl Sync for Param {}
 
 impl Param {
     fn writes(&self) -> bool {
-        self.kind != ParamKind::In
+        !matches!(self.kind, ParamKind::In | ParamKind::InBoxes)
     }
 
     fn overlaps(&self, other: &Param) -> bool {
@@ -72,6 +76,19 @@ impl<T: Element, V> Bound<T, V> {
     /// The view, for the emulated thread that is running.
     pub fn view(&self) -> V {
         (self.wrap)(Global::of_param(self.index))
+    }
+}
+
+/// A matrix that has been bound; gives the parameter that the kernel's body takes.
+pub struct BoundBoxes<V> {
+    index: usize,
+    wrap: fn(TensorMap) -> V,
+}
+
+impl<V> BoundBoxes<V> {
+    /// The parameter, for the emulated thread that is running.
+    pub fn view(&self) -> V {
+        (self.wrap)(TensorMap::of_param(self.index))
     }
 }
 
@@ -150,6 +167,34 @@ impl<'a> Run<'a> {
         Ok(Bound { index: self.bind(index, span)?, wrap: InOut, marker: PhantomData })
     }
 
+    /// Binds parameter `index`.
+    ///
+    /// # Errors
+    /// If the matrix is not in this emulator's memory.
+    pub fn bind_in_boxes<T: Element, const ROWS: u32>(
+        &mut self,
+        index: usize,
+        matrix: &Matrix<'_, T>,
+    ) -> Result<BoundBoxes<InBoxes<T, ROWS>>, Error> {
+        let bound = self.bind(index, matrix.span())?;
+        self.params[bound].matrix = Some(matrix.boxes(InBoxes::<T, ROWS>::BOX));
+        Ok(BoundBoxes { index: bound, wrap: InBoxes::new })
+    }
+
+    /// Binds parameter `index`.
+    ///
+    /// # Errors
+    /// If the matrix is not in this emulator's memory.
+    pub fn bind_out_boxes<T: Element, const ROWS: u32>(
+        &mut self,
+        index: usize,
+        matrix: &MatrixMut<'_, T>,
+    ) -> Result<BoundBoxes<OutBoxes<T, ROWS>>, Error> {
+        let bound = self.bind(index, matrix.span())?;
+        self.params[bound].matrix = Some(matrix.boxes(OutBoxes::<T, ROWS>::BOX));
+        Ok(BoundBoxes { index: bound, wrap: OutBoxes::new })
+    }
+
     fn bind<T: Element>(&mut self, index: usize, span: &DeviceSlice<T>) -> Result<usize, Error> {
         let meta = &self.meta.params[index];
         let (address, bytes) = (span.address(), span.size_bytes());
@@ -169,6 +214,7 @@ impl<'a> Run<'a> {
             may_be_written: false,
             written_before_wait: false,
             cells: None,
+            matrix: None,
             kind: meta.kind,
             element_bytes: size_of::<T>(),
             allocation,

@@ -76,6 +76,13 @@ impl Carver {
     }
 }
 
+impl Carver {
+    /// Goes on at the next multiple of so many bytes.
+    pub fn align(&mut self, bytes: usize) {
+        self.offset = self.offset.next_multiple_of(bytes);
+    }
+}
+
 impl<T: Element> Global<T> {
     /// The array that is parameter `index` of the running launch.
     pub(super) fn of_param(index: usize) -> Self {
@@ -131,7 +138,17 @@ impl<T: Element> Global<T> {
 }
 
 impl<T: Element> Local<T> {
-    fn view(self) -> View {
+    /// Number of elements.
+    pub fn len(self) -> usize {
+        self.len
+    }
+
+    /// First byte of element `i`, of shared memory.
+    pub fn start(self, i: usize) -> usize {
+        self.base.addr() - current().block().shared.addr() + i * size_of::<T>()
+    }
+
+    pub fn view(self) -> View {
         View::Tile(self.number)
     }
 
@@ -190,7 +207,7 @@ fn check_place<T, const N: usize>(base: *mut u8, len: usize, i: usize, view: imp
 /// # Safety
 /// `address` points to `N` live elements and is a multiple of their size.
 #[inline(always)]
-unsafe fn read_shared_between_threads<T: Element, const N: usize>(address: *mut u8) -> [T; N] {
+pub unsafe fn read_shared_between_threads<T: Element, const N: usize>(address: *mut u8) -> [T; N] {
     let mut bits = [0u64; 2];
     // SAFETY: the caller's promise; an access of 16 bytes is done as two of 8.
     unsafe {
@@ -213,7 +230,7 @@ unsafe fn read_shared_between_threads<T: Element, const N: usize>(address: *mut 
 /// # Safety
 /// As [`read_shared_between_threads`].
 #[inline(always)]
-unsafe fn write_shared_between_threads<T: Element, const N: usize>(address: *mut u8, values: [T; N]) {
+pub unsafe fn write_shared_between_threads<T: Element, const N: usize>(address: *mut u8, values: [T; N]) {
     let mut bits = [0u64; 2];
     // SAFETY: `N` elements are at most the 16 bytes of `bits`; the rest is the caller's promise.
     unsafe {

@@ -169,6 +169,64 @@ pub enum Fault {
         /// The operand.
         operand: u32,
     },
+    /// A wait for a barrier in shared memory that will not end: no thread can go on.
+    Stuck {
+        /// The tile of barriers.
+        view: View,
+        /// The barrier.
+        index: usize,
+        /// The phase that it is in, from 0.
+        phase: u32,
+        /// Arrivals that are missing.
+        arrivals: u32,
+        /// Bytes that were announced and not copied; below zero, those that were copied and not announced.
+        bytes: i64,
+    },
+    /// One arrival more at a barrier than its phase has.
+    SurplusArrival {
+        /// The tile of barriers.
+        view: View,
+        /// The barrier.
+        index: usize,
+    },
+    /// A block ended while a barrier's phase lacked bytes, or had too many.
+    BytesLeft {
+        /// The tile of barriers.
+        view: View,
+        /// The barrier.
+        index: usize,
+        /// As in [`Fault::Stuck`].
+        bytes: i64,
+    },
+    /// The copy engine or the tensor cores read what a thread wrote without `boxes::fence` after it.
+    Unfenced {
+        /// The view.
+        view: View,
+        /// The element.
+        index: usize,
+        /// Who wrote it.
+        by: Other,
+    },
+    /// Results of a product, used before the wait for it.
+    InFlight,
+    /// Registers of results, used before and now multiplied into without `Accumulators::fence`.
+    UnfencedResults,
+    /// Lanes of a warpgroup say a product with different operands.
+    OperandsDiffer {
+        /// A lane that differs from the first.
+        other: u32,
+    },
+    /// A thread returned while stores of the copy engine may still read its shared memory.
+    StoresUnread,
+    /// A named barrier that threads come to with different numbers of threads, or that no thread can leave.
+    NamedBarrier {
+        /// Its number.
+        id: u32,
+        /// Threads that wait there.
+        waiting: u32,
+        /// Threads that it is for.
+        expected: u32,
+    },
     /// Tiles take more shared memory than the kernel's attribute states.
     SharedOverflow {
         /// The tile.
@@ -227,6 +285,10 @@ pub enum Other {
     },
     /// One of several blocks.
     SeveralBlocks,
+    /// The copy engine.
+    CopyEngine,
+    /// The tensor cores.
+    TensorCores,
 }
 
 impl fmt::Display for Other {
@@ -236,6 +298,8 @@ impl fmt::Display for Other {
             Other::SeveralThreads => write!(f, "several threads of the block"),
             Other::Block { block, thread } => write!(f, "thread {thread} of block number {block}"),
             Other::SeveralBlocks => write!(f, "several blocks"),
+            Other::CopyEngine => write!(f, "the copy engine"),
+            Other::TensorCores => write!(f, "the tensor cores"),
         }
     }
 }
@@ -247,8 +311,10 @@ pub enum State {
     Exited,
     /// It waits at a barrier.
     AtBarrier(Site),
-    /// It waits in a warp word.
+    /// It waits in a word of its warp or warpgroup.
     InWarpWord(Word, Site),
+    /// It waits for a barrier in shared memory.
+    AtPhase(Site),
 }
 
 impl fmt::Display for State {
@@ -256,6 +322,7 @@ impl fmt::Display for State {
         match self {
             State::Exited => write!(f, "has returned"),
             State::AtBarrier(site) => write!(f, "waits at the barrier of {site}"),
+            State::AtPhase(site) => write!(f, "waits for the mbarrier of {site}"),
             State::InWarpWord(word, site) => write!(f, "waits in {word} of {site}"),
         }
     }
@@ -291,6 +358,34 @@ impl fmt::Display for Fault {
                 write!(f, "waits in {word}, but thread {other} {state}")
             }
             Fault::NoSuchLane { word, operand } => write!(f, "{word} with operand {operand}, not in 0..32"),
+            Fault::Stuck { view, index, phase, arrivals, bytes } => {
+                write!(
+                    f,
+                    "waits for barrier {index} of {view} for ever: phase {phase} lacks {arrivals} arrivals and {bytes} bytes"
+                )
+            }
+            Fault::SurplusArrival { view, index } => {
+                write!(f, "arrival at barrier {index} of {view}, whose phase has all its arrivals")
+            }
+            Fault::BytesLeft { view, index, bytes } => {
+                write!(f, "barrier {index} of {view} lacks {bytes} bytes at the end of the block")
+            }
+            Fault::Unfenced { view, index, by } => {
+                write!(f, "read of element {index} of {view}, written by {by} without boxes::fence")
+            }
+            Fault::InFlight => write!(f, "results of a product are used before the wait for it"),
+            Fault::UnfencedResults => {
+                write!(f, "a product into registers that were used, without Accumulators::fence")
+            }
+            Fault::OperandsDiffer { other } => {
+                write!(f, "a product whose operands differ from thread {other}'s")
+            }
+            Fault::StoresUnread => {
+                write!(f, "returned while the copy engine may still read what it is to store")
+            }
+            Fault::NamedBarrier { id, waiting, expected } => {
+                write!(f, "waits at barrier {id} with {waiting} of {expected} threads")
+            }
             Fault::SharedOverflow { view, end, stated } => {
                 write!(f, "{view} ends at byte {end} of shared memory, of which the kernel states {stated}")
             }

@@ -9,8 +9,13 @@ use super::block::{LANES, current};
 use super::collective::Word;
 use super::violation::Fault;
 
+pub use super::copy_engine::{
+    Rows, TensorMap, commit_stores, fence_barrier_init, fence_proxy_async, wait_stores_read,
+};
 pub use super::matrix::*;
 pub use super::pairs::*;
+pub use super::phase::Barriers;
+pub use super::tensor_cores::{Accumulators, release_registers, take_registers};
 pub use super::view::{Carver, Global, Local, bytes, words};
 
 #[track_caller]
@@ -55,6 +60,12 @@ pub fn grid_dim_z() -> u32 {
 #[track_caller]
 pub fn sync_threads() {
     current().barrier(Location::caller());
+}
+
+#[inline(always)]
+#[track_caller]
+pub fn sync_named(id: u32, n_threads: u32) {
+    current().named_barrier(id, n_threads, Location::caller());
 }
 
 pub fn pdl_wait() {

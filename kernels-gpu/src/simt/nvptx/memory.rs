@@ -59,6 +59,12 @@ impl Carver {
         self.offset = (start + n * size_of::<T>()).next_multiple_of(TILE_ALIGN);
         Local(oxwarp_shared_base().wrapping_add(start).cast())
     }
+
+    #[cfg(oxwarp_sm = "90a")]
+    #[inline(always)]
+    pub fn align(&mut self, bytes: usize) {
+        self.offset = self.offset.next_multiple_of(bytes);
+    }
 }
 
 // SAFETY of every access below: the kernel's promise that `i` lies inside the array and is aligned for the
@@ -139,6 +145,15 @@ impl<T: Element> Global<T> {
 #[inline(always)]
 pub fn shared_address<T>(address: *const T) -> u32 {
     oxwarp_shared_address(address.cast())
+}
+
+#[cfg(oxwarp_sm = "90a")]
+impl<T> Local<T> {
+    /// The array from element `i` on.
+    #[inline(always)]
+    pub fn skip(self, i: usize) -> Self {
+        Local(self.0.wrapping_add(i))
+    }
 }
 
 impl<T: Element> Local<T> {

@@ -6,11 +6,15 @@
 //!
 //! Needs PTX 7.4 (cache hints of loads) on compute capability 8.0, PTX 7.8 or later on 9.0 (`griddepcontrol`).
 
+#[cfg(oxwarp_sm = "90a")]
+mod hopper;
 mod math;
 mod matrix;
 mod memory;
 mod warp;
 
+#[cfg(oxwarp_sm = "90a")]
+pub use hopper::*;
 pub use math::*;
 pub use matrix::*;
 pub use memory::*;
@@ -49,6 +53,14 @@ pub fn sync_threads() {
     // SAFETY: a barrier of the whole block; that all threads reach it is the kernel's promise, which the
     // emulator checks.
     unsafe { nvptx::_syncthreads() }
+}
+
+#[inline(always)]
+pub fn sync_named(id: u32, n_threads: u32) {
+    // SAFETY: a barrier of the block; that its threads come to it is the kernel's promise, which the emulator checks.
+    unsafe {
+        core::arch::asm!("bar.sync {id}, {n};", id = in(reg32) id, n = in(reg32) n_threads, options(nostack))
+    }
 }
 
 #[cfg(oxwarp_sm = "90a")]

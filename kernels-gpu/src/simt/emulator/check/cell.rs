@@ -3,7 +3,7 @@
 use std::cell::Cell as PlainCell;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::clock::{Clock, TIME_BITS};
+use super::clock::{COPY_ENGINE, Clock, TIME_BITS, Viewpoint};
 use crate::simt::emulator::block::LANES;
 use crate::simt::emulator::violation::{Access, Other};
 
@@ -74,7 +74,12 @@ impl Record {
         self.thread() as usize / LANES
     }
 
-    fn time(self) -> u32 {
+    /// Whether this happened before the times that are known.
+    pub fn is_before(self, known: &super::clock::Times) -> bool {
+        self.time() < known[self.warp()]
+    }
+
+    pub fn time(self) -> u32 {
         (self.0 >> TIME_SHIFT) as u32 & ((1 << TIME_BITS) - 1)
     }
 
@@ -91,9 +96,29 @@ impl Record {
         if shared { self.tag() == me.tag() } else { self.launch() == me.launch() }
     }
 
+    /// The record of what an agent does at a time, asked for by a warp.
+    pub fn of_agent(tag: u64, agent: usize, warp: usize, time: u32) -> Self {
+        let thread = (agent * LANES + warp) as u64;
+        Self(tag << TAG_SHIFT | thread << THREAD_SHIFT | u64::from(time) << TIME_SHIFT)
+    }
+
+    /// Whether the thread or agent made what it wrote visible to the copy engine and the tensor cores.
+    pub fn is_fenced(self, clock: &Clock) -> bool {
+        clock.is_fenced(self.warp(), self.time())
+    }
+
+    /// The thread or agent, as a violation names it.
+    pub fn who(self, clock: &Clock) -> Other {
+        match clock.is_agent(self.warp()) {
+            false => Other::Thread(self.thread()),
+            true if self.warp() == COPY_ENGINE => Other::CopyEngine,
+            true => Other::TensorCores,
+        }
+    }
+
     /// With whose access, of those that the record stands for, one by `me` now is not ordered.
     #[inline]
-    pub fn unordered(self, me: Record, shared: bool, clock: &Clock) -> Option<Other> {
+    pub fn unordered(self, me: Record, shared: bool, view: Viewpoint<'_>) -> Option<Other> {
         // By far the most frequent: untouched in this launch, or touched by the same thread alone.
         if !self.concerns(me, shared) || self.is_same_thread(me) && self.spread() == ONE {
             return None;
@@ -104,14 +129,13 @@ impl Record {
         }
         let ordered = match self.spread() {
             SEVERAL_BLOCKS => return Some(Other::SeveralBlocks),
-            SEVERAL_WARPS => clock.before_barrier(self.warp(), self.time()),
-            _ if self.warp() == me.warp() => self.time() < me.time(),
-            _ => clock.before_barrier(self.warp(), self.time()),
+            SEVERAL_WARPS => view.before_barrier(self.warp(), self.time()),
+            _ => view.knows(self.warp(), self.time()),
         };
         match (ordered, self.is_same_thread(me)) {
             (true, _) => None,
             (false, true) => Some(Other::SeveralThreads),
-            (false, false) => Some(Other::Thread(self.thread())),
+            (false, false) => Some(self.who(view.clock)),
         }
     }
 
@@ -121,14 +145,14 @@ impl Record {
 
     /// The record that stands for one access more, by `me` now.
     #[inline]
-    pub fn and(self, me: Record, shared: bool, clock: &Clock) -> Record {
+    pub fn and(self, me: Record, shared: bool, view: Viewpoint<'_>) -> Record {
         if !self.concerns(me, shared) {
             return me;
         }
         if self.tag() != me.tag() || self.spread() == SEVERAL_BLOCKS {
             return me.with_spread(SEVERAL_BLOCKS);
         }
-        if clock.before_barrier(self.warp(), self.time()) {
+        if view.before_barrier(self.warp(), self.time()) {
             return me;
         }
         if self.warp() != me.warp() || self.spread() == SEVERAL_WARPS {
@@ -200,15 +224,15 @@ pub fn touch<W: Word>(
     me: Record,
     access: Access,
     shared: bool,
-    clock: &Clock,
+    view: Viewpoint<'_>,
 ) -> Option<(Access, Other)> {
     let kind = |written: Record| if written.is_atomic() { Access::Atomic } else { Access::Write };
     let race_with_write =
-        |written: Record| written.unordered(me, shared, clock).map(|other| (kind(written), other));
-    let race_with_read = || read.load().unordered(me, shared, clock).map(|other| (Access::Read, other));
+        |written: Record| written.unordered(me, shared, view).map(|other| (kind(written), other));
+    let race_with_read = || read.load().unordered(me, shared, view).map(|other| (Access::Read, other));
     match access {
         Access::Read => {
-            update(read, |old| old.and(me, shared, clock));
+            update(read, |old| old.and(me, shared, view));
             race_with_write(write.load())
         }
         Access::Write => {
@@ -221,7 +245,7 @@ pub fn touch<W: Word>(
                 update(
                     write,
                     |old| {
-                        if old.is_atomic() { old.and(me_atomic, shared, clock) } else { me_atomic }
+                        if old.is_atomic() { old.and(me_atomic, shared, view) } else { me_atomic }
                     },
                 );
             let race = if old.is_atomic() { None } else { race_with_write(old) };
@@ -242,11 +266,19 @@ mod tests {
 
     impl Block {
         fn new() -> Self {
-            Self { clock: Clock::default(), cell: Default::default() }
+            let clock = Clock::default();
+            clock.reset(32);
+            Self { clock, cell: Default::default() }
         }
 
         fn touch(&self, thread: u32, access: Access) -> Option<(Access, Other)> {
-            touch(&self.cell, Record::new(1, thread, &self.clock), access, true, &self.clock)
+            touch(
+                &self.cell,
+                Record::new(1, thread, &self.clock),
+                access,
+                true,
+                self.clock.seen_by(thread as usize / LANES),
+            )
         }
 
         fn ok(&self, thread: u32, access: Access) {
@@ -332,15 +364,19 @@ mod tests {
     #[test]
     fn blocks_race_however_many_barriers() {
         let clock = Clock::default();
+        clock.reset(1);
         let cell: [AtomicU64; 2] = Default::default();
         let record = |launch, block| Record::new(global_tag(launch, block), 7, &clock);
-        assert_eq!(touch(&cell, record(0, 3), Read, false, &clock), None);
-        assert_eq!(touch(&cell, record(0, 4), Read, false, &clock), None);
+        assert_eq!(touch(&cell, record(0, 3), Read, false, clock.seen_by(0)), None);
+        assert_eq!(touch(&cell, record(0, 4), Read, false, clock.seen_by(0)), None);
         clock.barrier();
-        assert_eq!(touch(&cell, record(0, 4), Write, false, &clock), Some((Read, Other::SeveralBlocks)));
+        assert_eq!(
+            touch(&cell, record(0, 4), Write, false, clock.seen_by(0)),
+            Some((Read, Other::SeveralBlocks))
+        );
         let by_block_4 = Some((Write, Other::Block { block: 4, thread: 7 }));
-        assert_eq!(touch(&cell, record(0, 5), Read, false, &clock), by_block_4);
+        assert_eq!(touch(&cell, record(0, 5), Read, false, clock.seen_by(0)), by_block_4);
         // The next launch starts when this one has ended.
-        assert_eq!(touch(&cell, record(1, 9), Write, false, &clock), None);
+        assert_eq!(touch(&cell, record(1, 9), Write, false, clock.seen_by(0)), None);
     }
 }

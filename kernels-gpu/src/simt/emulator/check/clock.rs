@@ -1,36 +1,67 @@
-//! The time of a block, per warp.
+//! The time of a block, per warp, and what each warp knows of the others' time.
+//!
+//! The copy engine and the tensor cores work beside the threads. They take the places of warps that the block does not
+//! have, so that what they access is ordered like everything else: whoever has waited for them knows their time.
 
 use std::cell::Cell;
 
-/// Warps of a block at most.
-const MAX_WARPS: usize = 32;
+/// Warps of a block, or agents in their places, at most.
+pub const MAX_WARPS: usize = 32;
 /// Times that a cell can tell apart.
 pub const TIME_BITS: u32 = 20;
+
+/// The agent that copies boxes.
+pub const COPY_ENGINE: usize = MAX_WARPS - 1;
+/// Warpgroups whose products have an agent each.
+const N_TENSOR_AGENTS: usize = 4;
+/// The agent that multiplies for warpgroup 0; the others follow.
+pub const TENSOR_CORES: usize = COPY_ENGINE - N_TENSOR_AGENTS;
+
+/// Times of all warps: what happened before them is known.
+pub type Times = [u32; MAX_WARPS];
 
 /// Counts what orders the accesses of a block's threads.
 #[derive(Default)]
 pub struct Clock {
     /// The time of each warp.
     now: [Cell<u32>; MAX_WARPS],
+    /// For each warp: the times before which it knows what every warp did.
+    known: [Cell<Times>; MAX_WARPS],
     /// The time of each warp when the last barrier of the block opened.
     opened: [Cell<u32>; MAX_WARPS],
+    /// For each warp: the time before which its writes are visible to the copy engine and the tensor cores.
+    fenced: [Cell<u32>; MAX_WARPS],
+    n_warps: Cell<usize>,
 }
 
 impl Clock {
-    /// Starts a block.
-    pub fn reset(&self) {
+    /// Starts a block of this many warps.
+    pub fn reset(&self, n_warps: usize) {
+        self.n_warps.set(n_warps);
         for warp in 0..MAX_WARPS {
             self.now[warp].set(0);
+            self.known[warp].set([0; MAX_WARPS]);
             self.opened[warp].set(0);
+            self.fenced[warp].set(0);
         }
     }
 
     /// A barrier of the whole block opens.
     pub fn barrier(&self) {
+        self.meet(0..self.n_warps.get());
         for warp in 0..MAX_WARPS {
-            self.warp_sync(warp);
             self.opened[warp].set(self.now[warp].get());
         }
+    }
+
+    /// Some warps meet at a barrier.
+    pub fn meet(&self, warps: impl Iterator<Item = usize> + Clone) {
+        let mut all = [0; MAX_WARPS];
+        for warp in warps.clone() {
+            self.warp_sync(warp);
+            join(&mut all, &self.known[warp].get());
+        }
+        warps.for_each(|warp| self.known[warp].set(all));
     }
 
     /// The lanes of a warp synchronise.
@@ -38,6 +69,7 @@ impl Clock {
         let time = self.now[warp].get() + 1;
         assert!(time < 1 << TIME_BITS, "a block synchronised {time} times, more than checked mode can count");
         self.now[warp].set(time);
+        self.learn_time(warp, warp, time);
     }
 
     /// The time of a warp.
@@ -45,8 +77,99 @@ impl Clock {
         self.now[warp].get()
     }
 
-    /// Whether what a warp did at `time` came before the last barrier of the block.
-    pub fn before_barrier(&self, warp: usize, time: u32) -> bool {
-        time < self.opened[warp].get()
+    /// All that a warp knows from here on of what it did and knew: what an arrival at a barrier hands on.
+    pub fn hand_on(&self, warp: usize) -> Times {
+        self.warp_sync(warp);
+        self.known[warp].get()
+    }
+
+    /// A warp learns what was handed on.
+    pub fn learn(&self, warp: usize, times: &Times) {
+        let mut known = self.known[warp].get();
+        join(&mut known, times);
+        self.known[warp].set(known);
+    }
+
+    /// A warp learns what another did before a time.
+    pub fn learn_time(&self, warp: usize, other: usize, time: u32) {
+        let mut known = self.known[warp].get();
+        known[other] = known[other].max(time);
+        self.known[warp].set(known);
+    }
+
+    /// A warp makes what it wrote visible to the copy engine and the tensor cores.
+    pub fn fence(&self, warp: usize) {
+        self.warp_sync(warp);
+        self.fenced[warp].set(self.now[warp].get());
+    }
+
+    /// Whether what a warp wrote at a time is visible to the copy engine and the tensor cores. (What they themselves
+    /// wrote is.)
+    pub fn is_fenced(&self, warp: usize, time: u32) -> bool {
+        self.is_agent(warp) || time < self.fenced[warp].get()
+    }
+
+    /// An agent begins something new, which nobody knows yet; gives its time.
+    ///
+    /// # Panics
+    /// If the block's own warps take the agents' places.
+    pub fn agent_acts(&self, agent: usize) -> u32 {
+        let n_warps = self.n_warps.get();
+        assert!(
+            n_warps <= TENSOR_CORES,
+            "a block of {n_warps} warps cannot use the copy engine in checked mode"
+        );
+        self.warp_sync(agent);
+        self.now[agent].get()
+    }
+
+    /// Whether the place of this warp is an agent's.
+    pub fn is_agent(&self, warp: usize) -> bool {
+        warp >= TENSOR_CORES && self.n_warps.get() <= TENSOR_CORES
+    }
+
+    /// What a warp sees.
+    pub fn seen_by(&self, warp: usize) -> Viewpoint<'_> {
+        Viewpoint { clock: self, warp }
+    }
+
+    /// What is not ordered for some warp of a warpgroup counts: the knowledge that all of them have.
+    pub fn known_to_all(&self, warps: impl Iterator<Item = usize>) -> Times {
+        warps.fold([u32::MAX; MAX_WARPS], |mut common, warp| {
+            common
+                .iter_mut()
+                .zip(self.known[warp].get())
+                .for_each(|(common, known)| *common = (*common).min(known));
+            common
+        })
+    }
+
+    /// What a warp knows.
+    pub fn known_to(&self, warp: usize) -> Times {
+        self.known[warp].get()
+    }
+}
+
+/// Takes the later of each two times.
+pub fn join(times: &mut Times, others: &Times) {
+    times.iter_mut().zip(others).for_each(|(time, other)| *time = (*time).max(*other));
+}
+
+/// A clock as one warp sees it.
+#[derive(Clone, Copy)]
+pub struct Viewpoint<'a> {
+    pub clock: &'a Clock,
+    warp: usize,
+}
+
+impl Viewpoint<'_> {
+    /// Whether what a warp did at a time is known to be done.
+    pub fn knows(self, warp: usize, time: u32) -> bool {
+        time < self.clock.known[self.warp].get()[warp]
+    }
+
+    /// Whether what a warp did at a time came before the last barrier of the block.
+    pub fn before_barrier(self, warp: usize, time: u32) -> bool {
+        time < self.clock.opened[warp].get()
     }
 }

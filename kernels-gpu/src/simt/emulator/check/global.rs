@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cell::{MAX_LAUNCHES, Record, touch};
+use super::clock::COPY_ENGINE;
 use super::count::Space;
 use crate::simt::emulator::block::{LANES, Thread};
 use crate::simt::emulator::run::Param;
@@ -59,22 +60,46 @@ pub fn check_global(
     location: &'static Location<'static>,
 ) {
     let GlobalAccess { access: kind, index, count, element_bytes } = access;
+    let block = thread.block();
+    let place =
+        (param.base.addr() + index * element_bytes, count * element_bytes, thread.index % LANES as u32);
+    block.counter.count(Space::Global, || View::Param(param.name), kind, place, location);
+    check_global_as(thread, Record::new(block.tag, thread.index, &block.clock), param, access, location);
+}
+
+/// Checks and records what the copy engine does at a time for the running thread. A box may be of more bytes than an
+/// access; it is not counted.
+pub fn check_copied(
+    thread: &Thread,
+    time: u32,
+    param: &Param,
+    access: GlobalAccess,
+    location: &'static Location<'static>,
+) {
+    let me = Record::of_agent(thread.block().tag, COPY_ENGINE, thread.index as usize / LANES, time);
+    check_global_as(thread, me, param, access, location);
+}
+
+fn check_global_as(
+    thread: &Thread,
+    me: Record,
+    param: &Param,
+    access: GlobalAccess,
+    location: &'static Location<'static>,
+) {
+    let GlobalAccess { access: kind, index, count, element_bytes } = access;
     let view = View::Param(param.name);
     let start = param.offset + index * element_bytes;
     let range = start..start + count * element_bytes;
     let index_of = |byte: usize| (byte - param.offset) / element_bytes;
-
-    let place = (param.base.addr() + index * element_bytes, range.len(), thread.index % LANES as u32);
-    thread.block().counter.count(Space::Global, || view, kind, place, location);
     let launched = thread.launched();
     if launched.meta.pdl && !thread.waited.get() && (kind != Access::Read || param.written_before_wait) {
         thread.violate(Fault::BeforeWait { view, index, access: kind }, location);
     }
     if let Some(cells) = &param.cells {
-        let block = thread.block();
-        let me = Record::new(block.tag, thread.index, &block.clock);
+        let seen = thread.block().clock.seen_by(thread.index as usize / LANES);
         for byte in range.clone().step_by(1 << cells.granule_log2) {
-            if let Some((other, by)) = touch(cells.at(byte), me, kind, false, &block.clock) {
+            if let Some((other, by)) = touch(cells.at(byte), me, kind, false, seen) {
                 thread
                     .violate(Fault::Race { view, index: index_of(byte), access: kind, other, by }, location);
             }

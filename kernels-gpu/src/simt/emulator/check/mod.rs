@@ -3,8 +3,12 @@
 //! Every element of memory that a launch may write has a cell of two words: its last write and its last
 //! read, each with thread and time. Time is counted per warp: it advances at every barrier of the block and
 //! every `warp::sync`. Two accesses are ordered if the same thread makes both, or the time of their warp has
-//! advanced between them, or (for threads of different warps) a barrier of the block has opened between them.
-//! Accesses that are not ordered, one of them a write, are a race.
+//! advanced between them, or (for threads of different warps) the warp of the later one knows the time of the earlier
+//! one: by a barrier at which both met, or by a barrier in shared memory at which one arrived and for which the other
+//! waited. Accesses that are not ordered, one of them a write, are a race.
+//!
+//! Two simplifications: a warp arrives and waits as a whole, whichever of its lanes does; and reads of one element by
+//! several warps count as done only after a barrier of the whole block.
 
 mod cell;
 mod clock;
@@ -14,8 +18,8 @@ mod shared;
 mod written;
 
 pub use cell::{MAX_BLOCKS, global_tag};
-pub use clock::Clock;
+pub use clock::{COPY_ENGINE, Clock, TENSOR_CORES, Times, join};
 pub use count::{Counter, LaunchReport, SiteReport, Space};
-pub use global::{CellStore, Cells, GlobalAccess, check_global};
-pub use shared::{Carved, SharedAccess, SharedShadow};
+pub use global::{CellStore, Cells, GlobalAccess, check_copied, check_global};
+pub use shared::{Carved, Piece, SharedAccess, SharedShadow};
 pub use written::WrittenMap;

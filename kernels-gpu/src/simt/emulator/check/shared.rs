@@ -5,9 +5,10 @@ use std::cell::{Cell, RefCell};
 use std::panic::Location;
 
 use super::cell::{MAX_RUNS, Record, touch};
+use super::clock::{COPY_ENGINE, TENSOR_CORES, Times};
 use super::count::Space;
 use crate::simt::emulator::block::{BlockState, LANES, Thread};
-use crate::simt::emulator::violation::{Access, Fault, View};
+use crate::simt::emulator::violation::{Access, Fault, Other, View};
 use crate::simt::shared::TILE_ALIGN;
 
 /// What is known of the shared memory of the running block.
@@ -26,7 +27,11 @@ struct Line {
     /// Logarithm to base 2 of that type's size.
     granule_log2: u32,
     cells: [[Cell<u64>; 2]; TILE_ALIGN],
+    /// For each agent from [`TENSOR_CORES`] on: the record of its last read, which the cells do not hold.
+    agent_reads: [Cell<u64>; N_AGENTS],
 }
+
+const N_AGENTS: usize = COPY_ENGINE - TENSOR_CORES + 1;
 
 /// Where a tile lies.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,6 +68,7 @@ impl SharedShadow {
                 run: 0,
                 granule_log2: 0,
                 cells: Default::default(),
+                agent_reads: Default::default(),
             });
         }
     }
@@ -106,12 +112,19 @@ impl SharedShadow {
         let place = (start, count * element_bytes, thread.index % LANES as u32);
         counter.count(Space::Shared, || view, kind, place, location);
         let me = Record::new(self.run.get(), thread.index, clock);
+        let seen = clock.seen_by(thread.index as usize / LANES);
         let lines = self.lines.borrow();
         let line = &lines[start / TILE_ALIGN];
+        if kind != Access::Read
+            && let Some(by) = line.agent_reading(me, |agent, time| seen.knows(agent, time), clock)
+        {
+            let (access, other) = (kind, Access::Read);
+            thread.violate(Fault::Race { view, index, access, other, by }, location);
+        }
         for byte in (start..start + count * element_bytes).step_by(1 << line.granule_log2) {
             let cell = &line.cells[(byte % TILE_ALIGN) >> line.granule_log2];
             let was_written = Record(cell[0].get()).tag() == me.tag();
-            let race = touch(cell, me, kind, true, clock);
+            let race = touch(cell, me, kind, true, seen);
             let index = index + (byte - start) / element_bytes;
             let fault = match race {
                 Some((other, by)) => Fault::Race { view, index, access: kind, other, by },
@@ -120,5 +133,90 @@ impl SharedShadow {
             };
             thread.violate(fault, location);
         }
+    }
+
+    /// The copy engine writes the 16 bytes from `start` on at a time, for the running thread.
+    pub fn engine_writes(
+        &self,
+        thread: &Thread,
+        time: u32,
+        piece: Piece,
+        location: &'static Location<'static>,
+    ) {
+        let BlockState { clock, .. } = thread.block();
+        let warp = thread.index as usize / LANES;
+        let me = Record::of_agent(self.run.get(), COPY_ENGINE, warp, time);
+        let seen = clock.seen_by(warp);
+        let lines = self.lines.borrow();
+        let line = &lines[piece.start / TILE_ALIGN];
+        let fault = |other, by| {
+            let Piece { view, index, .. } = piece;
+            thread.violate(Fault::Race { view, index, access: Access::Write, other, by }, location)
+        };
+        if let Some(by) = line.agent_reading(me, |agent, time| seen.knows(agent, time), clock) {
+            fault(Access::Read, by);
+        }
+        for cell in &line.cells[..TILE_ALIGN >> line.granule_log2] {
+            if let Some((other, by)) = touch(cell, me, Access::Write, true, seen) {
+                fault(other, by);
+            }
+        }
+    }
+
+    /// An agent reads the 16 bytes from `start` on at a time, for a thread or a warpgroup that knows so much.
+    pub fn agent_reads(
+        &self,
+        thread: &Thread,
+        (agent, time): (usize, u32),
+        known: &Times,
+        piece: Piece,
+    ) -> Result<(), Fault> {
+        let BlockState { clock, .. } = thread.block();
+        let me = Record::of_agent(self.run.get(), agent, thread.index as usize / LANES, time);
+        let lines = self.lines.borrow();
+        let line = &lines[piece.start / TILE_ALIGN];
+        line.agent_reads[agent - TENSOR_CORES].set(me.0);
+        let Piece { view, index, .. } = piece;
+        for cell in &line.cells[..TILE_ALIGN >> line.granule_log2] {
+            let written = Record(cell[0].get());
+            if written.tag() != me.tag() {
+                return Err(Fault::Unwritten { view, index });
+            }
+            let by = written.who(clock);
+            if !written.is_before(known) {
+                return Err(Fault::Race { view, index, access: Access::Read, other: Access::Write, by });
+            }
+            if !written.is_fenced(clock) {
+                return Err(Fault::Unfenced { view, index, by });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// 16 bytes of shared memory that an agent moves.
+#[derive(Clone, Copy)]
+pub struct Piece {
+    /// The tile.
+    pub view: View,
+    /// Its element there.
+    pub index: usize,
+    /// First byte, of shared memory.
+    pub start: usize,
+}
+
+impl Line {
+    /// The agent whose last read is not known to be done.
+    fn agent_reading(
+        &self,
+        me: Record,
+        knows: impl Fn(usize, u32) -> bool,
+        clock: &super::Clock,
+    ) -> Option<Other> {
+        (TENSOR_CORES..=COPY_ENGINE).find_map(|agent| {
+            let read = Record(self.agent_reads[agent - TENSOR_CORES].get());
+            let unordered = read.tag() == me.tag() && !knows(agent, read.time());
+            unordered.then(|| read.who(clock))
+        })
     }
 }

@@ -1,0 +1,196 @@
+//! The ring of stages between a producer and two consumers, common to all products of 16-bit matrices on Hopper.
+
+use crate::simt::boxes::{InBoxes, Rows, rows_bytes};
+use crate::simt::mbarrier::{self, Barriers};
+use crate::simt::prelude::*;
+use crate::simt::wgmma::{self, Accumulators, Operand};
+
+/// Threads of a block: the producer's warpgroup and two consumers.
+pub const THREADS: u32 = 3 * wgmma::SIZE;
+/// Columns of a stage: 128 bytes, as wide as swizzled rows are.
+pub const STAGE_COLS: u32 = 64;
+/// Tokens of one product.
+pub const CONSUMER_TOKENS: u32 = 64;
+
+const N_CONSUMERS: u32 = 2;
+
+/// Bytes of shared memory that a ring takes.
+pub const fn ring_bytes(tokens: u32, rows: u32, stages: usize) -> usize {
+    rows_bytes(stages * (tokens + rows) as usize) + 2 * mbarrier::bytes(stages)
+}
+
+/// `STAGES` tiles of x (`TOKENS` rows) and of w (`ROWS` rows), each [`STAGE_COLS`] columns deep. A stage is filled by the
+/// copy engine, which counts its bytes at the stage's barrier `full`, and freed by the consumers' warps, which arrive at
+/// `empty`.
+pub struct Ring<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: usize> {
+    x: Rows<T>,
+    w: Rows<T>,
+    full: Barriers,
+    empty: Barriers,
+}
+
+/// A place in a ring: a stage, and the parity of the round.
+#[derive(Clone, Copy)]
+pub struct Place {
+    stage: usize,
+    parity: u32,
+}
+
+/// A stretch of stages of one tile: which columns are multiplied, from which token and row on.
+#[derive(Clone, Copy)]
+pub struct Stretch {
+    pub token: u32,
+    pub row: u32,
+    pub first_stage: u32,
+    pub n_stages: u32,
+}
+
+impl Place {
+    /// Where every ring begins.
+    pub const START: Place = Place { stage: 0, parity: 0 };
+
+    #[inline(always)]
+    fn next<const STAGES: usize>(self) -> Place {
+        let wraps = self.stage + 1 == STAGES;
+        Place {
+            stage: if wraps { 0 } else { self.stage + 1 },
+            parity: if wraps { self.parity ^ 1 } else { self.parity },
+        }
+    }
+}
+
+impl<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: usize> Ring<T, TOKENS, ROWS, STAGES> {
+    /// Carves the ring's memory, and has one thread prepare its barriers. Ends with a barrier of the block.
+    #[inline(always)]
+    #[track_caller]
+    pub fn new(shared: &mut Shared) -> Self {
+        let ring = Ring {
+            x: shared.rows(STAGES * TOKENS as usize),
+            w: shared.rows(STAGES * ROWS as usize),
+            full: shared.barriers(STAGES),
+            empty: shared.barriers(STAGES),
+        };
+        if thread::thread_idx_x() == 0 {
+            for stage in 0..STAGES {
+                ring.full.init(stage, 1);
+                // One arrival a warp of the consumers.
+                ring.empty.init(stage, N_CONSUMERS * wgmma::SIZE / warp::SIZE);
+            }
+            mbarrier::fence_init();
+        }
+        thread::sync_threads();
+        ring
+    }
+
+    /// Parts the block: one thread does what the producer does, two warpgroups what consumer 0 and 1 do. The block's
+    /// 65,536 registers (168 a thread at first) go to those that hold results.
+    #[inline(always)]
+    #[track_caller]
+    pub fn part<const PRODUCER_REGISTERS: u32, const CONSUMER_REGISTERS: u32>(
+        &self,
+        produce: impl FnOnce(),
+        consume: impl FnOnce(u32),
+    ) {
+        const { assert!(PRODUCER_REGISTERS + 2 * CONSUMER_REGISTERS <= 504, "registers of three threads") };
+        let warpgroup = thread::thread_idx_x() / wgmma::SIZE;
+        if warpgroup == 0 {
+            wgmma::release_registers::<PRODUCER_REGISTERS>();
+            if thread::thread_idx_x() == 0 {
+                produce();
+            }
+        } else {
+            wgmma::take_registers::<CONSUMER_REGISTERS>();
+            consume(warpgroup - 1);
+        }
+    }
+
+    /// The producer starts to load the weights of the first stages of its first stretch, as many as the ring has: no earlier
+    /// kernel writes them, so that need not wait for `pdl::wait`. Gives their number.
+    #[inline(always)]
+    #[track_caller]
+    pub fn preload(&self, w: InBoxes<T, ROWS>, stretch: Stretch) -> u32 {
+        let n_stages = stretch.n_stages.min(STAGES as u32);
+        let mut i = 0;
+        while i < n_stages {
+            self.load_w(w, stretch, i, i as usize);
+            i += 1;
+        }
+        n_stages
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn load_w(&self, w: InBoxes<T, ROWS>, stretch: Stretch, i: u32, stage: usize) {
+        self.full.arrive_expect(stage, InBoxes::<T, TOKENS>::BYTES + InBoxes::<T, ROWS>::BYTES);
+        let col = (stretch.first_stage + i) * STAGE_COLS;
+        w.load(self.w.at_row(stage * ROWS as usize), self.full, stage, stretch.row, col);
+    }
+
+    /// The producer loads a stretch, from `place` on; gives the place after it. Of the first `n_preloaded` stages only x is
+    /// missing.
+    #[inline(always)]
+    #[track_caller]
+    pub fn fill(
+        &self,
+        x: InBoxes<T, TOKENS>,
+        w: InBoxes<T, ROWS>,
+        stretch: Stretch,
+        place: Place,
+        n_preloaded: u32,
+    ) -> Place {
+        let mut place = place;
+        let mut i = 0;
+        while i < stretch.n_stages {
+            if i >= n_preloaded {
+                // The first round finds every stage empty: the phase before the first counts as complete.
+                self.empty.wait(place.stage, place.parity ^ 1);
+                self.load_w(w, stretch, i, place.stage);
+            }
+            let col = (stretch.first_stage + i) * STAGE_COLS;
+            x.load(self.x.at_row(place.stage * TOKENS as usize), self.full, place.stage, stretch.token, col);
+            place = place.next::<STAGES>();
+            i += 1;
+        }
+        place
+    }
+
+    /// A consumer multiplies `n_stages` stages from `place` on: 64 tokens from `token` of the tile on, by `2 LEN` rows from
+    /// `row` of the tile on. Gives the place after them; the results are complete.
+    #[inline(always)]
+    #[track_caller]
+    pub fn multiply<const LEN: usize>(
+        &self,
+        results: &mut Accumulators<LEN>,
+        (token, row): (u32, u32),
+        n_stages: u32,
+        place: Place,
+    ) -> Place {
+        let is_first_lane = warp::lane_id() == 0;
+        let (mut place, mut before) = (place, place);
+        let mut i = 0;
+        while i < n_stages {
+            self.full.wait(place.stage, place.parity);
+            let x = self.x.at_row(place.stage * TOKENS as usize + token as usize);
+            let w = self.w.at_row(place.stage * ROWS as usize + row as usize);
+            results.fence();
+            results.mma(x, w, 0, i > 0);
+            results.mma(x, w, wgmma::K, true);
+            results.mma(x, w, 2 * wgmma::K, true);
+            results.mma(x, w, 3 * wgmma::K, true);
+            results.commit();
+            // The stage before is free when its products are done; those of this one go on.
+            results.wait_but::<1>();
+            if i > 0 && is_first_lane {
+                self.empty.arrive(before.stage);
+            }
+            before = place;
+            place = place.next::<STAGES>();
+            i += 1;
+        }
+        results.wait();
+        if is_first_lane {
+            self.empty.arrive(before.stage);
+        }
+        place
+    }
+}

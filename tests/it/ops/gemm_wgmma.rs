@@ -1,0 +1,190 @@
+//! Products on Hopper's tensor cores against the reference, by every plan.
+
+use kernels_gpu::gemm_wgmma::plan::{Kind, Plan, Shape};
+use kernels_gpu::launch::{Device, DeviceSlice, Purpose};
+use kernels_gpu::simt::emulator::Emulator;
+use kernels_gpu::simt::{Element, bf16, f16};
+use testkit::compare::{F16_ROUNDING, F16_SUBNORMAL_ROUNDING, assert_within, dot_bound, linear_magnitudes};
+use testkit::data::Rng;
+use testkit::reference;
+
+/// An operand's type: how a plan is launched with it, and how results are rounded to it.
+trait Half: Element {
+    const NAME: &'static str;
+    fn narrow(value: f32) -> Self;
+    fn wide(self) -> f32;
+    /// Absolute error of rounding a result.
+    fn rounding(value: f64) -> f64;
+    fn launch<D: Device>(
+        plan: &Plan,
+        device: &D,
+        y: &mut DeviceSlice<Self>,
+        w: &DeviceSlice<Self>,
+        x: &DeviceSlice<Self>,
+        workspace: &mut DeviceSlice<f32>,
+    ) -> Result<(), D::Error>;
+}
+
+macro_rules! half {
+    ($ty:ty, $launch:ident, $rounding:expr) => {
+        impl Half for $ty {
+            const NAME: &'static str = stringify!($ty);
+
+            fn narrow(value: f32) -> Self {
+                <$ty>::from_f32(value)
+            }
+
+            fn wide(self) -> f32 {
+                self.to_f32()
+            }
+
+            fn rounding(value: f64) -> f64 {
+                $rounding(value)
+            }
+
+            fn launch<D: Device>(
+                plan: &Plan,
+                device: &D,
+                y: &mut DeviceSlice<Self>,
+                w: &DeviceSlice<Self>,
+                x: &DeviceSlice<Self>,
+                workspace: &mut DeviceSlice<f32>,
+            ) -> Result<(), D::Error> {
+                plan.$launch(device, y, w, x, workspace)
+            }
+        }
+    };
+}
+
+/// Half a unit in the last place of 8 bits.
+const BF16_ROUNDING: f64 = 1.0 / (1 << 8) as f64 / 2.0;
+
+half!(bf16, launch_bf16, |value: f64| value.abs() * BF16_ROUNDING * 2.0);
+half!(f16, launch_f16, |value: f64| value.abs() * F16_ROUNDING * 2.0 + F16_SUBNORMAL_ROUNDING);
+
+fn check<T: Half, D: Device>(device: &D, plan: Plan) {
+    let Shape { n_tokens, n_rows, n_cols } = plan.shape;
+    let mut rng = Rng::new(11);
+    let mut matrix = |n: usize| rng.normal(n, 1.0).into_iter().map(T::narrow).collect::<Vec<T>>();
+    let (w, x) = (matrix(n_rows * n_cols), matrix(n_tokens * n_cols));
+    let device_w = device.upload(&w, Purpose::Weights).unwrap();
+    let device_x = device.upload(&x, Purpose::Activations).unwrap();
+    let mut y = device.alloc::<T>(n_tokens * n_rows, Purpose::Activations).unwrap();
+    let mut workspace = device.alloc(plan.workspace_len().max(1), Purpose::Other).unwrap();
+    T::launch(&plan, device, &mut y, &device_w, &device_x, &mut workspace).unwrap();
+
+    let wide = |values: &[T]| values.iter().map(|value| f64::from(value.wide())).collect::<Vec<_>>();
+    let (w, x) = (wide(&w), wide(&x));
+    let mut expected = vec![0.0; n_tokens * n_rows];
+    reference::linear(&mut expected, &w, &x, n_cols);
+    let sums = linear_magnitudes(&w, &x, n_cols);
+    let found: Vec<f32> = device.download(&y).unwrap().into_iter().map(T::wide).collect();
+    // The tensor cores may cut off what they add, instead of rounding it: twice the error of each addition. What is
+    // rounded to 16 bits is off by that error already.
+    let bound = |i: usize| dot_bound(2 * n_cols, sums[i]) + T::rounding(expected[i]);
+    assert_within(&format!("{} {plan}", T::NAME), &found, &expected, &[n_tokens, n_rows], bound);
+}
+
+/// Runs a check on the checking emulator, and on a GPU if there is one of compute capability 9.0.
+macro_rules! on_hopper {
+    (|$device:ident| $check:expr) => {{
+        {
+            let $device = &Emulator::checked();
+            $check;
+        }
+        if let Some(gpu) = crate::cuda::gpu().filter(|gpu| gpu.info().capability.major == 9) {
+            let $device = &gpu;
+            $check;
+        }
+    }};
+}
+
+const fn shape(n_tokens: usize, n_rows: usize, n_cols: usize) -> Shape {
+    Shape { n_tokens, n_rows, n_cols }
+}
+
+/// Partial tiles in all dimensions: 130 = 128 + 2 tokens, rows that end within a box, 136 = 2 · 64 + 8 columns.
+#[test]
+fn partial_tiles() {
+    for rows in [128, 192, 224, 256] {
+        let shape = shape(130, rows as usize + 40, 136);
+        on_hopper!(|device| check::<bf16, _>(device, Plan::tiles(shape, rows, 2)));
+    }
+}
+
+/// Two blocks take five tiles, so that rings and staged boxes go on from one tile to the next; more stages than a
+/// ring has.
+#[test]
+fn blocks_take_several_tiles() {
+    on_hopper!(|device| check::<bf16, _>(device, Plan::tiles(shape(128, 5 * 128, 384), 128, 2)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::tiles(shape(200, 512, 320), 256, 3)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::tiles(shape(8, 400, 64), 192, 3)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::tiles(shape(8, 448, 64), 224, 3)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::tiles(shape(8, 128, 64), 128, 3)));
+}
+
+#[test]
+fn one_token_one_stage() {
+    on_hopper!(|device| check::<bf16, _>(device, Plan::tiles(shape(1, 8, 8), 128, 132)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::new(shape(1, 8, 8), 132)));
+}
+
+/// Divided columns: blocks that share a tile, and blocks that end one tile and begin the next.
+#[test]
+fn divided_columns() {
+    for (tokens, n_multiprocessors) in [(5, 4), (64, 3), (65, 5), (100, 3)] {
+        let plan = Plan::stream(shape(tokens, 264, 4 * 64 + 8), n_multiprocessors);
+        assert!(matches!(plan.kind, Kind::Stream { .. }), "{plan}");
+        on_hopper!(|device| check::<bf16, _>(device, plan));
+    }
+    let plan = Plan::stream(shape(17, 136, 15 * 64), 3);
+    on_hopper!(|device| check::<f16, _>(device, plan));
+    let plan = Plan::stream(shape(70, 136, 10 * 64), 3);
+    on_hopper!(|device| check::<f16, _>(device, plan));
+}
+
+/// The same bits whatever the order of blocks, warps and lanes.
+#[test]
+fn any_order_gives_the_same_bits() {
+    let plan = Plan::stream(shape(9, 136, 5 * 64), 5);
+    let results = [0, 1, 2].map(|seed| {
+        let device = Emulator::checked().with_seed(seed);
+        let mut rng = Rng::new(3);
+        let mut matrix = |n: usize| rng.normal(n, 1.0).into_iter().map(f16::from_f32).collect::<Vec<_>>();
+        let w = device.upload(&matrix(136 * 320), Purpose::Weights).unwrap();
+        let x = device.upload(&matrix(9 * 320), Purpose::Activations).unwrap();
+        let mut y = device.alloc(9 * 136, Purpose::Activations).unwrap();
+        let mut workspace = device.alloc(plan.workspace_len(), Purpose::Other).unwrap();
+        plan.launch_f16(&device, &mut y, &w, &x, &mut workspace).unwrap();
+        device.download(&y).unwrap()
+    });
+    assert!(results[0] == results[1] && results[1] == results[2]);
+}
+
+/// What the plan is for: the shapes of Llama-3-8B on 132 multiprocessors. Each block has work, and pieces fit.
+#[test]
+fn plans() {
+    let plan = |n_tokens, n_rows, n_cols| Plan::new(shape(n_tokens, n_rows, n_cols), 132).to_string();
+    insta::assert_snapshot!(plan(8192, 6144, 4096), @"8192 x 6144 x 4096: 132 blocks, tiles of 128 x 256");
+    insta::assert_snapshot!(plan(512, 28672, 4096), @"512 x 28672 x 4096: 132 blocks, tiles of 128 x 224");
+    insta::assert_snapshot!(plan(512, 4096, 4096), @"512 x 4096 x 4096: 128 blocks, tiles of 128 x 128");
+    insta::assert_snapshot!(plan(16, 4096, 14336), @"16 x 4096 x 14336: 96 blocks, tiles of 64 x 128, 75 stages of 64 columns a block, up to 3 pieces");
+    insta::assert_snapshot!(plan(128, 6144, 4096), @"128 x 6144 x 4096: 96 blocks, tiles of 128 x 128, 32 stages of 64 columns a block, up to 2 pieces");
+    for (n_rows, n_cols) in [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (8, 8), (136, 8192)] {
+        for n_tokens in [1, 16, 64, 65, 128, 129, 512] {
+            let plan = Plan::new(shape(n_tokens, n_rows, n_cols), 132);
+            let Kind::Stream { tokens, stages_per_tile, stages_per_block, n_slots } = plan.kind else {
+                continue;
+            };
+            let n_tiles = n_tokens.div_ceil(tokens as usize) * n_rows.div_ceil(128);
+            let n_stages = n_tiles as u32 * stages_per_tile;
+            assert_eq!(plan.n_blocks, n_stages.div_ceil(stages_per_block), "{plan}");
+            let pieces = |tile: u32| {
+                let (first, last) = (tile * stages_per_tile, (tile + 1) * stages_per_tile - 1);
+                last / stages_per_block - first / stages_per_block + 1
+            };
+            let most = (0..n_tiles as u32).map(pieces).max().unwrap_or(0);
+            assert!(most <= n_slots, "{plan}: {most} pieces");
+        }
+    }
+}
