@@ -14,6 +14,7 @@
 //! | `threadIdx.x`, `blockIdx.x`, `__syncthreads()` | [`thread::thread_idx_x`], [`thread::block_idx_x`], [`thread::sync_threads`] |
 //! | `__shfl_xor_sync`, `__ballot_sync`, `__syncwarp` | [`warp::shuffle_xor`], [`warp::ballot`], [`warp::sync`] |
 //! | `ldmatrix`, `stmatrix`, `mma.sync` (PTX) | [`Tile::ldmatrix_x4`], [`Tile::stmatrix_x4`], [`matrix::mma_m16n8k16_f16`] |
+//! | `cp.async`, `cp.async.commit_group`, `cp.async.wait_group` (PTX) | [`Tile::copy_async`], [`async_copy::commit`], [`async_copy::wait`] |
 //! | `cub::BlockReduce` | [`block::sum_f32`], [`block::max_f32`] |
 //! | `__expf`, `rsqrtf`, `fmaf`, `__dp4a` | [`math::exp`], [`math::rsqrt`], [`math::fma`], [`math::dp4a`] |
 //! | `atomicAdd`, `atomicMax`, `atomicCAS` | [`atomic::add_f32`], [`atomic::max_u32`], [`atomic::cas_u32`] |
@@ -93,6 +94,7 @@ use emulator::words as target;
 #[cfg(target_arch = "nvptx64")]
 use nvptx as target;
 
+pub mod async_copy;
 pub mod atomic;
 pub mod block;
 #[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
@@ -126,6 +128,6 @@ pub fn trap() -> ! {
 /// What a kernel file imports.
 pub mod prelude {
     pub use super::{Element, In, InOut, Out, Shared, Tile, bf16, bf16x2, f16, f16x2};
-    pub use super::{atomic, block, math, matrix, pdl, thread, warp};
+    pub use super::{async_copy, atomic, block, math, matrix, pdl, thread, warp};
     pub use kernels_gpu_macros::kernel;
 }

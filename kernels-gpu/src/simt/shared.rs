@@ -1,6 +1,6 @@
 //! Shared memory: one array of bytes per block, carved into typed tiles.
 
-use super::{Bits16, Element, target};
+use super::{Bits16, Element, In, target};
 
 /// The kernel's shared memory (`#[kernel(shared = BYTES)]`), from which tiles are carved in order.
 ///
@@ -78,6 +78,21 @@ impl<T: Element> Tile<T> {
     #[track_caller]
     pub fn store<const N: usize>(self, i: usize, values: [T; N]) {
         self.0.store::<N>(i, values);
+    }
+
+    /// Begins a copy of elements `j` to `j + N − 1` of a view to `i` and the following: 4, 8 or 16 bytes, naturally
+    /// aligned in both. See [`async_copy`](super::async_copy) for when it may be read.
+    #[inline(always)]
+    #[track_caller]
+    pub fn copy_async<const N: usize>(self, i: usize, source: In<T>, j: usize) {
+        self.0.copy_async::<N>(i, source.0, j);
+    }
+
+    /// As [`Tile::copy_async`] if the source `exists`; else it is not read, and zeros arrive.
+    #[inline(always)]
+    #[track_caller]
+    pub fn copy_async_or_zero<const N: usize>(self, i: usize, source: In<T>, j: usize, exists: bool) {
+        self.0.copy_async_or_zero::<N>(i, source.0, j, exists);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The emulator: what it finds, what it counts, and that it runs kernels right.
 
+mod async_copy;
 mod count;
 mod matrix;
 mod pairs;

@@ -11,6 +11,7 @@ use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
 
 use super::agents::Agents;
+use super::async_copy::AsyncCopies;
 use super::check::{Clock, Counter, SharedShadow, global_tag};
 use super::collective::{Word, carry_out};
 use super::meet::{find_stuck, gather, open_barrier, open_named_barriers};
@@ -67,6 +68,7 @@ pub struct Thread {
     pub waited: Cell<bool>,
     /// What the thread asked of the copy engine and the tensor cores.
     pub agents: Agents,
+    pub copies: AsyncCopies,
     yielder: Cell<*const Yielder<(), ()>>,
     block: Cell<*const BlockState>,
 }
@@ -347,11 +349,19 @@ impl Worker {
                 return Err(self.threads[index].at_kernel(Fault::StoresUnread));
             }
         }
-        outcome.map(drop).map_err(|payload| {
-            payload
+        let thread = &self.threads[index];
+        if let Err(payload) = outcome {
+            return Err(payload
                 .downcast::<Violation>()
-                .map_or_else(|payload| self.threads[index].panicked(payload.as_ref()), |violation| *violation)
-        })
+                .map_or_else(|payload| thread.panicked(payload.as_ref()), |violation| *violation));
+        }
+        match thread.stop.get() {
+            Stop::Exit => thread
+                .copies
+                .fault_at_exit()
+                .map_or(Ok(()), |(fault, location)| Err(thread.violation(fault, location.into()))),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -363,6 +373,7 @@ impl Thread {
             n_tiles: Cell::new(0),
             waited: Cell::new(false),
             agents: Agents::default(),
+            copies: AsyncCopies::default(),
             yielder: Cell::new(std::ptr::null()),
             block: Cell::new(std::ptr::null()),
         }
@@ -373,6 +384,7 @@ impl Thread {
         self.n_tiles.set(0);
         self.waited.set(false);
         self.agents.reset();
+        self.copies.clear();
         self.block.set(block);
     }
 

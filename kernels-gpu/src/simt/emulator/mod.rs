@@ -2,6 +2,7 @@
 //! barriers and warp words.
 
 mod agents;
+mod async_copy;
 mod block;
 mod check;
 mod collective;

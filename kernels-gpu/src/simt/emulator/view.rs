@@ -155,18 +155,23 @@ impl<T: Element> Local<T> {
     /// Address of element `i`, after checking an access of `N` elements there.
     #[inline(always)]
     #[track_caller]
-    fn at<const N: usize>(self, i: usize, access: Access) -> *mut u8 {
+    pub(super) fn at<const N: usize>(self, i: usize, access: Access) -> *mut u8 {
         check_place::<T, N>(self.base, self.len, i, || self.view());
         let address = self.base.wrapping_add(i * size_of::<T>());
         if self.checked {
             let thread = current();
-            let block = thread.block();
-            let start = address.addr() - block.shared.addr();
-            let (tile, element_bytes) = (self.number, size_of::<T>());
-            let access = SharedAccess { access, tile, start, index: i, count: N, element_bytes };
-            block.shadow.check(thread, access, Location::caller());
+            let access = self.access::<N>(address, i, access);
+            thread.block().shadow.check(thread, access, Location::caller());
         }
         address
+    }
+
+    /// An access of `N` elements at element `i`, which has that address.
+    #[inline(always)]
+    pub(super) fn access<const N: usize>(self, address: *mut u8, i: usize, access: Access) -> SharedAccess {
+        let start = address.addr() - current().block().shared.addr();
+        let (tile, element_bytes) = (self.number, size_of::<T>());
+        SharedAccess { access, tile, start, index: i, count: N, element_bytes }
     }
 
     #[inline(always)]

@@ -128,6 +128,24 @@ pub enum Fault {
         /// Who that was.
         by: Other,
     },
+    /// A touch of shared memory into which a copy is in flight.
+    CopyInFlight {
+        /// The view.
+        view: View,
+        /// The element.
+        index: usize,
+        /// What the thread did.
+        access: Access,
+        /// The thread that has not waited for its copy.
+        by: u32,
+    },
+    /// A thread returned without waiting for its copy.
+    CopyNotAwaited {
+        /// The view.
+        view: View,
+        /// First element of the copy.
+        index: usize,
+    },
     /// A streaming read of a buffer that the same launch may write.
     StreamOfWritten {
         /// The view.
@@ -343,6 +361,15 @@ impl fmt::Display for Fault {
             }
             Fault::Race { view, index, access, other, by } => {
                 write!(f, "{access} of element {index} of {view} races with a {other} by {by}")
+            }
+            Fault::CopyInFlight { view, index, access, by } => {
+                write!(
+                    f,
+                    "{access} of element {index} of {view} before thread {by} has waited for its copy there"
+                )
+            }
+            Fault::CopyNotAwaited { view, index } => {
+                write!(f, "returned without waiting for this copy to element {index} of {view}")
             }
             Fault::StreamOfWritten { view, index } => {
                 write!(f, "streaming read of element {index} of {view}, which this launch may write")

@@ -114,6 +114,12 @@ const fn access_bytes<T, const N: usize>() -> usize {
 }
 
 impl<T: Element> Global<T> {
+    /// Where element `i` lies, if there is one.
+    #[inline(always)]
+    pub fn element(self, i: usize) -> *mut T {
+        self.0.wrapping_add(i)
+    }
+
     #[inline(always)]
     pub fn load<const N: usize>(self, i: usize) -> [T; N] {
         // SAFETY: see above.

@@ -8,6 +8,7 @@
 
 #[cfg(oxwarp_sm = "90a")]
 mod hopper;
+mod async_copy;
 mod math;
 mod matrix;
 mod memory;
@@ -15,6 +16,7 @@ mod warp;
 
 #[cfg(oxwarp_sm = "90a")]
 pub use hopper::*;
+pub use async_copy::*;
 pub use math::*;
 pub use matrix::*;
 pub use memory::*;

@@ -39,6 +39,33 @@ define { i64, i64 } @oxwarp_ld_stream_u32x4(ptr %address) alwaysinline nounwind 
   ret { i64, i64 } %values
 }
 
+; Copies into shared memory in the background. 16 bytes pass by the first-level cache.
+
+declare void @llvm.nvvm.cp.async.ca.shared.global.4.s(ptr addrspace(3), ptr addrspace(1), i32)
+declare void @llvm.nvvm.cp.async.ca.shared.global.8.s(ptr addrspace(3), ptr addrspace(1), i32)
+declare void @llvm.nvvm.cp.async.cg.shared.global.16.s(ptr addrspace(3), ptr addrspace(1), i32)
+
+define void @oxwarp_cp_async_4(ptr %destination, ptr %source, i32 %source_bytes) alwaysinline nounwind {
+  %shared = addrspacecast ptr %destination to ptr addrspace(3)
+  %global = addrspacecast ptr %source to ptr addrspace(1)
+  call void @llvm.nvvm.cp.async.ca.shared.global.4.s(ptr addrspace(3) %shared, ptr addrspace(1) %global, i32 %source_bytes)
+  ret void
+}
+
+define void @oxwarp_cp_async_8(ptr %destination, ptr %source, i32 %source_bytes) alwaysinline nounwind {
+  %shared = addrspacecast ptr %destination to ptr addrspace(3)
+  %global = addrspacecast ptr %source to ptr addrspace(1)
+  call void @llvm.nvvm.cp.async.ca.shared.global.8.s(ptr addrspace(3) %shared, ptr addrspace(1) %global, i32 %source_bytes)
+  ret void
+}
+
+define void @oxwarp_cp_async_16(ptr %destination, ptr %source, i32 %source_bytes) alwaysinline nounwind {
+  %shared = addrspacecast ptr %destination to ptr addrspace(3)
+  %global = addrspacecast ptr %source to ptr addrspace(1)
+  call void @llvm.nvvm.cp.async.cg.shared.global.16.s(ptr addrspace(3) %shared, ptr addrspace(1) %global, i32 %source_bytes)
+  ret void
+}
+
 ; Relaxed atomics of device scope.
 
 define float @oxwarp_atomic_add_f32(ptr %address, float %value) alwaysinline nounwind {

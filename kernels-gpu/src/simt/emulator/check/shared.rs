@@ -11,6 +11,9 @@ use crate::simt::emulator::block::{BlockState, LANES, Thread};
 use crate::simt::emulator::violation::{Access, Fault, Other, View};
 use crate::simt::shared::TILE_ALIGN;
 
+/// The bytes of a copy in the background are a multiple of this, as is their place.
+const COPY_BYTES: usize = 4;
+
 /// What is known of the shared memory of the running block.
 #[derive(Default)]
 pub struct SharedShadow {
@@ -26,6 +29,9 @@ struct Line {
     run: u64,
     /// Logarithm to base 2 of that type's size.
     granule_log2: u32,
+    /// Into which of its bytes a copy is in flight, a bit each; and the thread that began it, for each four bytes.
+    in_flight: Cell<u16>,
+    copiers: [Cell<u32>; TILE_ALIGN / COPY_BYTES],
     cells: [[Cell<u64>; 2]; TILE_ALIGN],
     /// For each agent from [`TENSOR_CORES`] on: the record of its last read, which the cells do not hold.
     agent_reads: [Cell<u64>; N_AGENTS],
@@ -67,6 +73,8 @@ impl SharedShadow {
             lines.resize_with(bytes.div_ceil(TILE_ALIGN), || Line {
                 run: 0,
                 granule_log2: 0,
+                in_flight: Cell::new(0),
+                copiers: Default::default(),
                 cells: Default::default(),
                 agent_reads: Default::default(),
             });
@@ -93,6 +101,7 @@ impl SharedShadow {
             let granule_log2 = tile.element_bytes.ilog2();
             if line.run != run {
                 (line.run, line.granule_log2) = (run, granule_log2);
+                line.in_flight.set(0);
             } else if granule_log2 < line.granule_log2 {
                 // Reused for smaller elements: each starts with what is known of the larger one.
                 let (larger, shift) = (line.cells.clone(), line.granule_log2 - granule_log2);
@@ -120,6 +129,13 @@ impl SharedShadow {
         {
             let (access, other) = (kind, Access::Read);
             thread.violate(Fault::Race { view, index, access, other, by }, location);
+        let in_flight = line.in_flight.get() & access.bytes_of_line();
+        if in_flight != 0 {
+            let byte = in_flight.trailing_zeros() as usize;
+            let index = index + (byte - start % TILE_ALIGN) / element_bytes;
+            let by = line.copiers[byte / COPY_BYTES].get();
+            let fault = Fault::CopyInFlight { view, index, access: kind, by };
+            thread.violate(fault, location);
         }
         for byte in (start..start + count * element_bytes).step_by(1 << line.granule_log2) {
             let cell = &line.cells[(byte % TILE_ALIGN) >> line.granule_log2];
@@ -218,5 +234,33 @@ impl Line {
             let unordered = read.tag() == me.tag() && !knows(agent, read.time());
             unordered.then(|| read.who(clock))
         })
+    /// The running thread has begun a copy there, and the access has been checked.
+    pub fn begin_copy(&self, thread: &Thread, access: SharedAccess) {
+        let line = &self.lines.borrow()[access.start / TILE_ALIGN];
+        line.in_flight.update(|bytes| bytes | access.bytes_of_line());
+        let first = access.start % TILE_ALIGN / COPY_BYTES;
+        let n = access.count * access.element_bytes / COPY_BYTES;
+        line.copiers[first..first + n].iter().for_each(|copier| copier.set(thread.index));
+    }
+
+    /// The running thread has waited for the copy: it wrote now, and nobody else since it began.
+    pub fn end_copy(&self, thread: &Thread, access: SharedAccess) {
+        let SharedAccess { start, count, element_bytes, .. } = access;
+        let line = &self.lines.borrow()[start / TILE_ALIGN];
+        line.in_flight.update(|bytes| bytes & !access.bytes_of_line());
+        let clock = &thread.block().clock;
+        let me = Record::new(self.run.get(), thread.index, clock);
+        for byte in (start..start + count * element_bytes).step_by(1 << line.granule_log2) {
+            let cell = &line.cells[(byte % TILE_ALIGN) >> line.granule_log2];
+            touch(cell, me, Access::Write, true, clock);
+        }
+    }
+}
+
+impl SharedAccess {
+    /// A bit for each byte of the line that is touched.
+    fn bytes_of_line(self) -> u16 {
+        let bits = (1u32 << (self.count * self.element_bytes)) - 1;
+        (bits << (self.start % TILE_ALIGN)) as u16
     }
 }
