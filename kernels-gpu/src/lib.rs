@@ -15,6 +15,7 @@
 //! | [`embedding`] | looks up the rows of tokens |
 //! | [`gemm`] | linear layers over many tokens |
 //! | [`gemm_wgmma`] | the same on Hopper, 16-bit operands |
+//! | [`gemm_mma`] | the same on the tensor cores |
 //! | [`gemv`] | linear layers over one token |
 //! | [`kv_cache`] | writes new keys and values into the cache |
 //! | [`repack`] | brings a file's blocks into the layout that kernels read |
@@ -56,6 +57,7 @@ pub mod embedding;
 pub mod gemm;
 #[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
 pub mod gemm_wgmma;
+pub mod gemm_mma;
 pub mod gemv;
 pub mod kv_cache;
 pub mod repack;

@@ -21,6 +21,7 @@ mod copy;
 mod embedding;
 mod gemm;
 mod gemm_wgmma;
+mod gemm_mma;
 mod gemv;
 mod kv_cache;
 mod repack;
