@@ -27,6 +27,9 @@ const MMA_COLS: usize = 16;
 const CHUNK: usize = 8;
 const CHUNKS: usize = TILE_COLS / CHUNK;
 
+/// Chunks of a stage of x, or of w, that a thread copies.
+const COPIES: usize = TILE_TOKENS * CHUNKS / THREADS as usize;
+
 /// Elements of one stage of x, and as many of w.
 const STAGE: usize = TILE_TOKENS * TILE_COLS;
 const SHARED: usize = 2 * shared::tile_bytes::<f16>(STAGES * STAGE);
@@ -107,15 +110,16 @@ fn fill_tile(
     first_col: u32,
     n_cols: u32,
 ) {
-    let (line, chunk) = (thread::thread_idx_x() as usize / CHUNKS, thread::thread_idx_x() as usize % CHUNKS);
+    let (first, chunk) = (thread::thread_idx_x() as usize / CHUNKS, thread::thread_idx_x() as usize % CHUNKS);
     let col = first_col + (chunk * CHUNK) as u32;
-    let mut line = line;
-    while line < TILE_TOKENS {
+    let mut turn = 0;
+    while turn < COPIES {
+        let line = first + turn * TILE_TOKENS / COPIES;
         let of_matrix = first_line + line as u32;
         let exists = of_matrix < n_lines && col < n_cols;
         let element = of_matrix as usize * n_cols as usize + col as usize;
         tile.copy_async_or_zero::<CHUNK>(place + chunk_index(line, chunk), matrix, element, exists);
-        line += THREADS as usize / CHUNKS;
+        turn += 1;
     }
 }
 

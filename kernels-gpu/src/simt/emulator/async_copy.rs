@@ -2,7 +2,8 @@
 //!
 //! Nothing says when such a copy arrives, but that it has when the thread has waited for it. So the emulator lets it
 //! arrive only then, and takes every access to its destination before as a violation, whoever makes it. For races
-//! the copy counts as two writes by its thread: one when it begins and one when it is waited for.
+//! the copy counts as two writes by its thread: one when it begins and one when it is waited for. Its source counts as
+//! read when it begins.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
