@@ -55,9 +55,9 @@ pub mod bias;
 pub mod copy;
 pub mod embedding;
 pub mod gemm;
+pub mod gemm_mma;
 #[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
 pub mod gemm_wgmma;
-pub mod gemm_mma;
 pub mod gemv;
 pub mod kv_cache;
 pub mod repack;

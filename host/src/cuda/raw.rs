@@ -20,7 +20,7 @@ macro_rules! raw_entries {
         ///
         /// # Safety
         /// What the driver's manual asks of this entry's arguments.
-        #[allow(non_snake_case)]
+        #[allow(non_snake_case, clippy::too_many_arguments)] // The driver's own.
         pub(super) unsafe fn $name($($arg: $ty),*) -> Result<(), CallError> {
             type Signature = unsafe extern "C" fn($($ty),*) -> u32;
             let entry = Entry::$name;

@@ -29,10 +29,9 @@ fn loads(y: Out<u32>, x: In<u16>) {
     let two_trans = tile.ldmatrix_x2_trans(row(2));
     let four = tile.ldmatrix_x4(row(4));
     let four_trans = tile.ldmatrix_x4_trans(row(4));
-    let mut i = 14 * thread::thread_idx_x() as usize;
-    for register in [one, one_trans].iter().chain(&two).chain(&two_trans).chain(&four).chain(&four_trans) {
-        y.set(i, *register);
-        i += 1;
+    let registers = [one, one_trans].into_iter().chain(two).chain(two_trans).chain(four).chain(four_trans);
+    for (i, register) in registers.enumerate() {
+        y.set(14 * thread::thread_idx_x() as usize + i, register);
     }
 }
 

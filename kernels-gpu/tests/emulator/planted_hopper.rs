@@ -106,7 +106,7 @@ fn square(y: Out<f32>, x: InBoxes<bf16, 64>, bug: u32) {
         y.set(0, results.get(0)); // early
     }
     if bug == bug::EARLY_REUSE {
-        if i % 32 == 0 {
+        if i.is_multiple_of(32) {
             empty.arrive(0);
         }
         if i == 0 {

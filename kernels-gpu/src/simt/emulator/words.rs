@@ -9,10 +9,10 @@ use super::block::{LANES, current};
 use super::collective::Word;
 use super::violation::Fault;
 
+pub use super::async_copy::{async_copy_commit, async_copy_wait};
 pub use super::copy_engine::{
     Rows, TensorMap, commit_stores, fence_barrier_init, fence_proxy_async, wait_stores_read,
 };
-pub use super::async_copy::{async_copy_commit, async_copy_wait};
 pub use super::matrix::*;
 pub use super::pairs::*;
 pub use super::phase::Barriers;

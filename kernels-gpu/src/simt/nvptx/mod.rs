@@ -6,17 +6,17 @@
 //!
 //! Needs PTX 7.4 (cache hints of loads) on compute capability 8.0, PTX 7.8 or later on 9.0 (`griddepcontrol`).
 
+mod async_copy;
 #[cfg(oxwarp_sm = "90a")]
 mod hopper;
-mod async_copy;
 mod math;
 mod matrix;
 mod memory;
 mod warp;
 
+pub use async_copy::*;
 #[cfg(oxwarp_sm = "90a")]
 pub use hopper::*;
-pub use async_copy::*;
 pub use math::*;
 pub use matrix::*;
 pub use memory::*;

@@ -129,6 +129,7 @@ impl SharedShadow {
         {
             let (access, other) = (kind, Access::Read);
             thread.violate(Fault::Race { view, index, access, other, by }, location);
+        }
         let in_flight = line.in_flight.get() & access.bytes_of_line();
         if in_flight != 0 {
             let byte = in_flight.trailing_zeros() as usize;
@@ -148,6 +149,28 @@ impl SharedShadow {
                 None => continue,
             };
             thread.violate(fault, location);
+        }
+    }
+
+    /// The running thread has begun a copy there, and the access has been checked.
+    pub fn begin_copy(&self, thread: &Thread, access: SharedAccess) {
+        let line = &self.lines.borrow()[access.start / TILE_ALIGN];
+        line.in_flight.update(|bytes| bytes | access.bytes_of_line());
+        let first = access.start % TILE_ALIGN / COPY_BYTES;
+        let n = access.count * access.element_bytes / COPY_BYTES;
+        line.copiers[first..first + n].iter().for_each(|copier| copier.set(thread.index));
+    }
+
+    /// The running thread has waited for the copy: it wrote now, and nobody else since it began.
+    pub fn end_copy(&self, thread: &Thread, access: SharedAccess) {
+        let SharedAccess { start, count, element_bytes, .. } = access;
+        let line = &self.lines.borrow()[start / TILE_ALIGN];
+        line.in_flight.update(|bytes| bytes & !access.bytes_of_line());
+        let clock = &thread.block().clock;
+        let me = Record::new(self.run.get(), thread.index, clock);
+        for byte in (start..start + count * element_bytes).step_by(1 << line.granule_log2) {
+            let cell = &line.cells[(byte % TILE_ALIGN) >> line.granule_log2];
+            touch(cell, me, Access::Write, true, clock.seen_by(thread.index as usize / LANES));
         }
     }
 
@@ -193,6 +216,10 @@ impl SharedShadow {
         let line = &lines[piece.start / TILE_ALIGN];
         line.agent_reads[agent - TENSOR_CORES].set(me.0);
         let Piece { view, index, .. } = piece;
+        if line.in_flight.get() != 0 {
+            let by = line.copiers[line.in_flight.get().trailing_zeros() as usize / COPY_BYTES].get();
+            return Err(Fault::CopyInFlight { view, index, access: Access::Read, by });
+        }
         for cell in &line.cells[..TILE_ALIGN >> line.granule_log2] {
             let written = Record(cell[0].get());
             if written.tag() != me.tag() {
@@ -234,26 +261,6 @@ impl Line {
             let unordered = read.tag() == me.tag() && !knows(agent, read.time());
             unordered.then(|| read.who(clock))
         })
-    /// The running thread has begun a copy there, and the access has been checked.
-    pub fn begin_copy(&self, thread: &Thread, access: SharedAccess) {
-        let line = &self.lines.borrow()[access.start / TILE_ALIGN];
-        line.in_flight.update(|bytes| bytes | access.bytes_of_line());
-        let first = access.start % TILE_ALIGN / COPY_BYTES;
-        let n = access.count * access.element_bytes / COPY_BYTES;
-        line.copiers[first..first + n].iter().for_each(|copier| copier.set(thread.index));
-    }
-
-    /// The running thread has waited for the copy: it wrote now, and nobody else since it began.
-    pub fn end_copy(&self, thread: &Thread, access: SharedAccess) {
-        let SharedAccess { start, count, element_bytes, .. } = access;
-        let line = &self.lines.borrow()[start / TILE_ALIGN];
-        line.in_flight.update(|bytes| bytes & !access.bytes_of_line());
-        let clock = &thread.block().clock;
-        let me = Record::new(self.run.get(), thread.index, clock);
-        for byte in (start..start + count * element_bytes).step_by(1 << line.granule_log2) {
-            let cell = &line.cells[(byte % TILE_ALIGN) >> line.granule_log2];
-            touch(cell, me, Access::Write, true, clock);
-        }
     }
 }
 
