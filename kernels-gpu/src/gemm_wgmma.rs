@@ -1,7 +1,7 @@
 //! Matrix times matrix on Hopper's tensor cores: linear layers over many tokens, with 16-bit operands.
 //!
 //! A block is three warpgroups. One thread of the first, the producer, has the copy engine fill a ring of stages, each
-//! a tile of x and one of w, 64 columns deep ([`ring`]). The other two, the consumers, multiply: each owns 64 tokens of
+//! a tile of x and one of w, 64 columns deep (`ring.rs`). The other two, the consumers, multiply: each owns 64 tokens of
 //! the block's tile of y, in registers. Ring and products run ahead of each other as far as the ring is long;
 //! nobody waits for the whole block. Blocks stay and take tile after tile, so that loading the next tile
 //! overlaps the last products of this one. [`stream`] has the variant for few tokens, [`plan`] the choice.
@@ -12,9 +12,10 @@ mod ring;
 pub mod stream;
 
 use crate::simt::boxes::{self, InBoxes, OutBoxes, Rows, rows_bytes};
+use crate::simt::mbarrier::Place;
 use crate::simt::prelude::*;
 use crate::simt::wgmma::{self, Accumulators, Operand};
-use ring::{CONSUMER_TOKENS, Place, Ring, STAGE_COLS, Stretch, ring_bytes};
+use ring::{CONSUMER_TOKENS, Ring, STAGE_COLS, Stretch, ring_bytes};
 
 pub use ring::THREADS;
 
@@ -188,7 +189,7 @@ fn gemm<T: Operand, const ROWS: u32, const LEN: usize, const STAGES: usize>(
     let tiles = Tiles { tokens: n_tokens.div_ceil(TILE_TOKENS), rows: n_rows.div_ceil(ROWS) };
     let n_tiles = tiles.tokens * tiles.rows;
     let n_stages = n_cols.div_ceil(STAGE_COLS);
-    ring.part::<40, 232>(
+    wgmma::specialise::<40, 232>(
         || {
             let (mut tile, mut place) = (thread::block_idx_x(), Place::START);
             let (token, row) = tiles.at(tile, ROWS);

@@ -10,6 +10,7 @@
 //! | [`add`] | adds a branch to the residual stream |
 //! | [`attention_decode`] | attention of one token over a long cache, in parts, and their merge |
 //! | [`attention_prefill`] | attention of many new tokens |
+//! | [`attention_wgmma`] | the same on Hopper |
 //! | [`bias`] | adds a bias to each row |
 //! | [`copy`] | copies within device memory |
 //! | [`embedding`] | looks up the rows of tokens |
@@ -51,6 +52,8 @@ pub mod simt;
 pub mod add;
 pub mod attention_decode;
 pub mod attention_prefill;
+#[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
+pub mod attention_wgmma;
 pub mod bias;
 pub mod copy;
 pub mod embedding;

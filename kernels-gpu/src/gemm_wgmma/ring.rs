@@ -1,7 +1,7 @@
 //! The ring of stages between a producer and two consumers, common to all products of 16-bit matrices on Hopper.
 
 use crate::simt::boxes::{InBoxes, Rows, rows_bytes};
-use crate::simt::mbarrier::{self, Barriers};
+use crate::simt::mbarrier::{self, Barriers, Place};
 use crate::simt::prelude::*;
 use crate::simt::wgmma::{self, Accumulators, Operand};
 
@@ -29,13 +29,6 @@ pub struct Ring<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: us
     empty: Barriers,
 }
 
-/// A place in a ring: a stage, and the parity of the round.
-#[derive(Clone, Copy)]
-pub struct Place {
-    stage: usize,
-    parity: u32,
-}
-
 /// A stretch of stages of one tile: which columns are multiplied, from which token and row on.
 #[derive(Clone, Copy)]
 pub struct Stretch {
@@ -43,20 +36,6 @@ pub struct Stretch {
     pub row: u32,
     pub first_stage: u32,
     pub n_stages: u32,
-}
-
-impl Place {
-    /// Where every ring begins.
-    pub const START: Place = Place { stage: 0, parity: 0 };
-
-    #[inline(always)]
-    fn next<const STAGES: usize>(self) -> Place {
-        let wraps = self.stage + 1 == STAGES;
-        Place {
-            stage: if wraps { 0 } else { self.stage + 1 },
-            parity: if wraps { self.parity ^ 1 } else { self.parity },
-        }
-    }
 }
 
 impl<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: usize> Ring<T, TOKENS, ROWS, STAGES> {
@@ -80,28 +59,6 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: usize> Ring<T
         }
         thread::sync_threads();
         ring
-    }
-
-    /// Parts the block: one thread does what the producer does, two warpgroups what consumer 0 and 1 do. The block's
-    /// 65,536 registers (168 a thread at first) go to those that hold results.
-    #[inline(always)]
-    #[track_caller]
-    pub fn part<const PRODUCER_REGISTERS: u32, const CONSUMER_REGISTERS: u32>(
-        &self,
-        produce: impl FnOnce(),
-        consume: impl FnOnce(u32),
-    ) {
-        const { assert!(PRODUCER_REGISTERS + 2 * CONSUMER_REGISTERS <= 504, "registers of three threads") };
-        let warpgroup = thread::thread_idx_x() / wgmma::SIZE;
-        if warpgroup == 0 {
-            wgmma::release_registers::<PRODUCER_REGISTERS>();
-            if thread::thread_idx_x() == 0 {
-                produce();
-            }
-        } else {
-            wgmma::take_registers::<CONSUMER_REGISTERS>();
-            consume(warpgroup - 1);
-        }
     }
 
     /// The producer starts to load the weights of the first stages of its first stretch, as many as the ring has: no earlier
@@ -187,7 +144,7 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: usize> Ring<T
             place = place.next::<STAGES>();
             i += 1;
         }
-        results.wait();
+        results.finish();
         if is_first_lane {
             self.empty.arrive(before.stage);
         }

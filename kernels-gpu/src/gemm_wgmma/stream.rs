@@ -2,21 +2,22 @@
 //!
 //! Such a product has fewer tiles than the GPU has multiprocessors, and is bound by reading w. So all stages of all tiles
 //! are one long row, and every block takes an equal stretch of it, whichever tiles that touches. What it has of
-//! a tile, a piece, goes to the workspace in f32; [`gemm_pieces`] adds the pieces of each tile in the order of
+//! a tile, a piece, goes to the workspace in f32; [`gemm_pieces_bf16`] adds the pieces of each tile in the order of
 //! their columns, so that the result does not depend on which block was first.
 
-use super::ring::{CONSUMER_TOKENS, Place, Ring, STAGE_COLS, Stretch, THREADS, ring_bytes};
+use super::ring::{CONSUMER_TOKENS, Ring, STAGE_COLS, Stretch, THREADS, ring_bytes};
 use crate::simt::boxes::InBoxes;
+use crate::simt::mbarrier::Place;
 use crate::simt::prelude::*;
-use crate::simt::wgmma::{Accumulators, Operand};
+use crate::simt::wgmma::{self, Accumulators, Operand};
 
 /// Stages of the ring with tiles of 64 tokens by 128 rows.
 const STAGES_64: usize = 9;
 /// Stages of the ring with tiles of 128 tokens by 128 rows.
 const STAGES_128: usize = 7;
-/// Threads of a block of [`gemm_pieces`].
+/// Threads of a block of [`gemm_pieces_bf16`].
 pub const PIECES_THREADS: u32 = 256;
-/// Elements of y that a thread of [`gemm_pieces`] owns.
+/// Elements of y that a thread of [`gemm_pieces_bf16`] owns.
 pub const PIECES_VECTOR: u32 = 4;
 
 /// How the stages of all tiles are divided; the same for a product and for the adding of its pieces.
@@ -173,7 +174,7 @@ fn stream<T: Operand, const TOKENS: u32, const ROWS: u32, const LEN: usize, cons
         };
         (stretch, next)
     };
-    ring.part::<56, 160>(
+    wgmma::specialise::<56, 160>(
         || {
             let (mut at, mut place) = (first, Place::START);
             let mut n_preloaded = ring.preload(w, stretch(at).0);

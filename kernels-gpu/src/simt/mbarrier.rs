@@ -64,3 +64,27 @@ impl Barriers {
 pub fn fence_init() {
     target::fence_barrier_init();
 }
+
+/// A place in a ring of stages, each with barriers: the stage, and the parity of the round.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// The stage.
+    pub stage: usize,
+    /// The parity of the phase that the stage's barriers are in: 0 in the first round.
+    pub parity: u32,
+}
+
+impl Place {
+    /// Where every ring begins.
+    pub const START: Place = Place { stage: 0, parity: 0 };
+
+    /// The place after this one in a ring of `STAGES` stages.
+    #[inline(always)]
+    pub fn next<const STAGES: usize>(self) -> Place {
+        let wraps = self.stage + 1 == STAGES;
+        Place {
+            stage: if wraps { 0 } else { self.stage + 1 },
+            parity: if wraps { self.parity ^ 1 } else { self.parity },
+        }
+    }
+}

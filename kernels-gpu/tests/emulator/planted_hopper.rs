@@ -116,7 +116,7 @@ fn square(y: Out<f32>, x: InBoxes<bf16, 64>, bug: u32) {
         }
         warp::sync();
     }
-    results.wait();
+    results.finish();
     let (warp_row, lane) = (warp::warp_id() as usize * 16, warp::lane_id() as usize);
     for r in 0..32 {
         let row = warp_row + lane / 4 + 8 * (r / 2 % 2);

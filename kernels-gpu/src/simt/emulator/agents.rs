@@ -8,6 +8,8 @@ pub struct Groups {
     /// Of the group that is still open; 0 if it is empty.
     open: Cell<u32>,
     closed: RefCell<Vec<u32>>,
+    /// Groups that were closed so far.
+    n_closed: Cell<u32>,
 }
 
 /// The groups of a thread.
@@ -36,6 +38,7 @@ impl Groups {
     fn reset(&self) {
         self.open.set(0);
         self.closed.borrow_mut().clear();
+        self.n_closed.set(0);
     }
 
     /// Adds work that is done before a time.
@@ -46,6 +49,7 @@ impl Groups {
     /// Closes the group.
     pub fn commit(&self) {
         self.closed.borrow_mut().push(self.open.replace(0));
+        self.n_closed.update(|n| n + 1);
     }
 
     /// Waits for all closed groups but the last `n_pending`; gives the time by which they are done.
@@ -55,8 +59,13 @@ impl Groups {
         closed.drain(..n_done).max().unwrap_or(0)
     }
 
-    /// Whether nothing is left to wait for.
-    pub fn is_done(&self) -> bool {
-        self.open.get() == 0 && self.closed.borrow().is_empty()
+    /// The number of the group that is open, from 1.
+    pub fn open_group(&self) -> u32 {
+        self.n_closed.get() + 1
+    }
+
+    /// Whether a group has been waited for.
+    pub fn is_done(&self, group: u32) -> bool {
+        group + self.closed.borrow().len() as u32 <= self.n_closed.get()
     }
 }

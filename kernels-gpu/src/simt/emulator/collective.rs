@@ -58,6 +58,8 @@ pub enum Word {
         n: usize,
         /// Whether the operands are bf16, not f16.
         is_bf16: bool,
+        /// Whether the first operand is in registers, and the second one's rows are K-elements.
+        a_in_registers: bool,
     },
 }
 
@@ -78,7 +80,8 @@ impl fmt::Display for Word {
             Word::MmaF16 => "matrix::mma_m16n8k16_f16",
             Word::MmaBf16 => "matrix::mma_m16n8k16_bf16",
             Word::MmaS8 => "matrix::mma_m16n8k32_s8",
-            Word::Wgmma { .. } => "Accumulators::mma",
+            Word::Wgmma { a_in_registers: false, .. } => "Accumulators::mma",
+            Word::Wgmma { .. } => "Accumulators::mma_registers",
             Word::Ldmatrix { n, transposed } => {
                 return write!(f, "Tile::ldmatrix_x{n}{}", suffix(*transposed));
             }

@@ -16,7 +16,7 @@ pub use super::copy_engine::{
 pub use super::matrix::*;
 pub use super::pairs::*;
 pub use super::phase::Barriers;
-pub use super::tensor_cores::{Accumulators, release_registers, take_registers};
+pub use super::tensor_cores::{Accumulators, fence_operands, release_registers, take_registers};
 pub use super::view::{Carver, Global, Local, bytes, words};
 
 #[track_caller]
@@ -161,6 +161,11 @@ pub fn fma(a: f32, b: f32, c: f32) -> f32 {
 
 pub fn exp2(x: f32) -> f32 {
     x.exp2()
+}
+
+pub fn exp2_flush(x: f32) -> f32 {
+    let result = x.exp2();
+    if result < f32::MIN_POSITIVE { 0.0 } else { result }
 }
 
 pub fn log2(x: f32) -> f32 {

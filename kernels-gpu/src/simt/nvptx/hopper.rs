@@ -62,6 +62,17 @@ impl<T: Element> Rows<T> {
     }
 }
 
+impl<T: Element> Rows<T> {
+    /// The descriptor of an operand whose rows are K-elements, from row `k` on: 1024 bytes from one group of 8 rows to the
+    /// next (bit 32), `tile_rows` rows from one 64 columns to the next (bit 16).
+    #[inline(always)]
+    fn transposed_descriptor(self, tile_rows: usize, k: usize) -> u64 {
+        let tiles_apart = (tile_rows as u64 * u64::from(ROW_BYTES)) >> 4;
+        let address = self.address() + k as u32 * ROW_BYTES;
+        1 << 62 | (1024 >> 4) << 32 | tiles_apart << 16 | u64::from(address >> 4 & 0x3fff)
+    }
+}
+
 impl<T: Bits16> Rows<T> {
     #[inline(always)]
     pub fn stmatrix_x4(self, row: usize, piece: usize, values: [u32; 4]) {
@@ -198,6 +209,51 @@ pub fn wait_stores_read<const PENDING: u32>() {
     unsafe { asm!("cp.async.bulk.wait_group.read {n};", n = const PENDING, options(nostack)) }
 }
 
+/// Nothing but a place in the order of things: the operands are made before it.
+#[rustfmt::skip]
+#[inline(always)]
+pub fn fence_operands(operands: &mut [[u32; 4]; 8]) {
+    // SAFETY: no instruction.
+    unsafe {
+        asm!(
+            "// {o0} {o1} {o2} {o3} {o4} {o5} {o6} {o7} {o8} {o9} {o10} {o11} {o12} {o13} {o14} {o15} {o16} {o17} {o18} {o19} {o20} {o21} {o22} {o23} {o24} {o25} {o26} {o27} {o28} {o29} {o30} {o31}",
+            o0 = inout(reg32) operands[0][0],
+            o1 = inout(reg32) operands[0][1],
+            o2 = inout(reg32) operands[0][2],
+            o3 = inout(reg32) operands[0][3],
+            o4 = inout(reg32) operands[1][0],
+            o5 = inout(reg32) operands[1][1],
+            o6 = inout(reg32) operands[1][2],
+            o7 = inout(reg32) operands[1][3],
+            o8 = inout(reg32) operands[2][0],
+            o9 = inout(reg32) operands[2][1],
+            o10 = inout(reg32) operands[2][2],
+            o11 = inout(reg32) operands[2][3],
+            o12 = inout(reg32) operands[3][0],
+            o13 = inout(reg32) operands[3][1],
+            o14 = inout(reg32) operands[3][2],
+            o15 = inout(reg32) operands[3][3],
+            o16 = inout(reg32) operands[4][0],
+            o17 = inout(reg32) operands[4][1],
+            o18 = inout(reg32) operands[4][2],
+            o19 = inout(reg32) operands[4][3],
+            o20 = inout(reg32) operands[5][0],
+            o21 = inout(reg32) operands[5][1],
+            o22 = inout(reg32) operands[5][2],
+            o23 = inout(reg32) operands[5][3],
+            o24 = inout(reg32) operands[6][0],
+            o25 = inout(reg32) operands[6][1],
+            o26 = inout(reg32) operands[6][2],
+            o27 = inout(reg32) operands[6][3],
+            o28 = inout(reg32) operands[7][0],
+            o29 = inout(reg32) operands[7][1],
+            o30 = inout(reg32) operands[7][2],
+            o31 = inout(reg32) operands[7][3],
+            options(nostack),
+        );
+    }
+}
+
 #[inline(always)]
 pub fn release_registers<const N: u32>() {
     // SAFETY: the compiler of the PTX checks that the warpgroup's code needs no more.
@@ -214,7 +270,7 @@ pub fn take_registers<const N: u32>() {
 pub struct Accumulators<const LEN: usize>([f32; LEN]);
 
 macro_rules! wgmma {
-    ($name:ident, $wait:ident, $len:literal, $shape:literal, $first:ident = $first_i:literal $(, $d:ident = $i:literal)*) => {
+    ($name:ident, $registers:ident, $fence:ident, $wait:ident, $len:literal, $shape:literal, $first:ident = $first_i:literal $(, $d:ident = $i:literal)*) => {
         /// One product of 64 x 16 by 16 x N.
         ///
         /// # Safety
@@ -248,13 +304,63 @@ macro_rules! wgmma {
             }
         }
 
-        /// Waits for all products; the operands keep every use of the results behind it.
+        /// One product of 64 x 16 in registers by 16 x N in shared memory, whose rows are K-elements; it is added.
+        ///
+        /// # Safety
+        /// As above.
         #[inline(always)]
-        fn $wait(acc: &mut [f32; $len]) {
+        unsafe fn $registers<T: Operand>(acc: &mut [f32; $len], a: [u32; 4], b: u64) {
+            macro_rules! say {
+                ($types:literal) => {
+                    asm!(
+                        concat!(
+                            "wgmma.mma_async.sync.aligned.", $shape, $types,
+                            " {{{", stringify!($first), "}", $(", {", stringify!($d), "}",)*
+                            "}}, {{{a0}, {a1}, {a2}, {a3}}}, {b}, 1, 1, 1, 1;"
+                        ),
+                        a0 = in(reg32) a[0],
+                        a1 = in(reg32) a[1],
+                        a2 = in(reg32) a[2],
+                        a3 = in(reg32) a[3],
+                        b = in(reg64) b,
+                        $first = inout(reg32) acc[$first_i],
+                        $($d = inout(reg32) acc[$i],)*
+                        options(nostack),
+                    )
+                };
+            }
+            // SAFETY: the caller's promise.
+            unsafe {
+                if T::IS_BF16 {
+                    say!(".f32.bf16.bf16");
+                } else {
+                    say!(".f32.f16.f16");
+                }
+            }
+        }
+
+        /// Orders register accesses before products; the operands keep every use before it.
+        #[inline(always)]
+        fn $fence(acc: &mut [f32; $len]) {
+            // SAFETY: orders; touches no memory.
+            unsafe {
+                asm!(
+                    concat!("wgmma.fence.sync.aligned; // {", stringify!($first), "}", $(" {", stringify!($d), "}",)*),
+                    $first = inout(reg32) acc[$first_i],
+                    $($d = inout(reg32) acc[$i],)*
+                    options(nostack),
+                );
+            }
+        }
+
+        /// Waits for products; the operands keep every use of the results behind it.
+        #[inline(always)]
+        fn $wait<const PENDING: u32>(acc: &mut [f32; $len]) {
             // SAFETY: waits; touches no memory.
             unsafe {
                 asm!(
-                    concat!("wgmma.wait_group.sync.aligned 0; // {", stringify!($first), "}", $(" {", stringify!($d), "}",)*),
+                    concat!("wgmma.wait_group.sync.aligned {pending}; // {", stringify!($first), "}", $(" {", stringify!($d), "}",)*),
+                    pending = const PENDING,
                     $first = inout(reg32) acc[$first_i],
                     $($d = inout(reg32) acc[$i],)*
                     options(nostack),
@@ -266,7 +372,7 @@ macro_rules! wgmma {
 
 #[rustfmt::skip]
 wgmma!(
-    wgmma_n64, wait_n64, 32, "m64n64k16",
+    wgmma_n64, registers_n64, fence_n64, wait_n64, 32, "m64n64k16",
     d0 = 0, d1 = 1, d2 = 2, d3 = 3, d4 = 4, d5 = 5, d6 = 6, d7 = 7, d8 = 8, d9 = 9, d10 = 10, d11 = 11,
     d12 = 12, d13 = 13, d14 = 14, d15 = 15, d16 = 16, d17 = 17, d18 = 18, d19 = 19, d20 = 20, d21 = 21,
     d22 = 22, d23 = 23, d24 = 24, d25 = 25, d26 = 26, d27 = 27, d28 = 28, d29 = 29, d30 = 30, d31 = 31
@@ -274,7 +380,17 @@ wgmma!(
 
 #[rustfmt::skip]
 wgmma!(
-    wgmma_n128, wait_n128, 64, "m64n128k16",
+    wgmma_n96, registers_n96, fence_n96, wait_n96, 48, "m64n96k16",
+    d0 = 0, d1 = 1, d2 = 2, d3 = 3, d4 = 4, d5 = 5, d6 = 6, d7 = 7, d8 = 8, d9 = 9, d10 = 10, d11 = 11,
+    d12 = 12, d13 = 13, d14 = 14, d15 = 15, d16 = 16, d17 = 17, d18 = 18, d19 = 19, d20 = 20, d21 = 21,
+    d22 = 22, d23 = 23, d24 = 24, d25 = 25, d26 = 26, d27 = 27, d28 = 28, d29 = 29, d30 = 30, d31 = 31,
+    d32 = 32, d33 = 33, d34 = 34, d35 = 35, d36 = 36, d37 = 37, d38 = 38, d39 = 39, d40 = 40, d41 = 41,
+    d42 = 42, d43 = 43, d44 = 44, d45 = 45, d46 = 46, d47 = 47
+);
+
+#[rustfmt::skip]
+wgmma!(
+    wgmma_n128, registers_n128, fence_n128, wait_n128, 64, "m64n128k16",
     d0 = 0, d1 = 1, d2 = 2, d3 = 3, d4 = 4, d5 = 5, d6 = 6, d7 = 7, d8 = 8, d9 = 9, d10 = 10, d11 = 11,
     d12 = 12, d13 = 13, d14 = 14, d15 = 15, d16 = 16, d17 = 17, d18 = 18, d19 = 19, d20 = 20, d21 = 21,
     d22 = 22, d23 = 23, d24 = 24, d25 = 25, d26 = 26, d27 = 27, d28 = 28, d29 = 29, d30 = 30, d31 = 31,
@@ -286,7 +402,7 @@ wgmma!(
 
 #[rustfmt::skip]
 wgmma!(
-    wgmma_n192, wait_n192, 96, "m64n192k16",
+    wgmma_n192, registers_n192, fence_n192, wait_n192, 96, "m64n192k16",
     d0 = 0, d1 = 1, d2 = 2, d3 = 3, d4 = 4, d5 = 5, d6 = 6, d7 = 7, d8 = 8, d9 = 9, d10 = 10, d11 = 11,
     d12 = 12, d13 = 13, d14 = 14, d15 = 15, d16 = 16, d17 = 17, d18 = 18, d19 = 19, d20 = 20, d21 = 21,
     d22 = 22, d23 = 23, d24 = 24, d25 = 25, d26 = 26, d27 = 27, d28 = 28, d29 = 29, d30 = 30, d31 = 31,
@@ -301,7 +417,7 @@ wgmma!(
 
 #[rustfmt::skip]
 wgmma!(
-    wgmma_n224, wait_n224, 112, "m64n224k16",
+    wgmma_n224, registers_n224, fence_n224, wait_n224, 112, "m64n224k16",
     d0 = 0, d1 = 1, d2 = 2, d3 = 3, d4 = 4, d5 = 5, d6 = 6, d7 = 7, d8 = 8, d9 = 9, d10 = 10, d11 = 11,
     d12 = 12, d13 = 13, d14 = 14, d15 = 15, d16 = 16, d17 = 17, d18 = 18, d19 = 19, d20 = 20, d21 = 21,
     d22 = 22, d23 = 23, d24 = 24, d25 = 25, d26 = 26, d27 = 27, d28 = 28, d29 = 29, d30 = 30, d31 = 31,
@@ -318,7 +434,7 @@ wgmma!(
 
 #[rustfmt::skip]
 wgmma!(
-    wgmma_n256, wait_n256, 128, "m64n256k16",
+    wgmma_n256, registers_n256, fence_n256, wait_n256, 128, "m64n256k16",
     d0 = 0, d1 = 1, d2 = 2, d3 = 3, d4 = 4, d5 = 5, d6 = 6, d7 = 7, d8 = 8, d9 = 9, d10 = 10, d11 = 11,
     d12 = 12, d13 = 13, d14 = 14, d15 = 15, d16 = 16, d17 = 17, d18 = 18, d19 = 19, d20 = 20, d21 = 21,
     d22 = 22, d23 = 23, d24 = 24, d25 = 25, d26 = 26, d27 = 27, d28 = 28, d29 = 29, d30 = 30, d31 = 31,
@@ -350,8 +466,17 @@ impl<const LEN: usize> Accumulators<LEN> {
 
     #[inline(always)]
     pub fn fence(&mut self) {
-        // SAFETY: orders register accesses before the products.
-        unsafe { asm!("wgmma.fence.sync.aligned;", options(nostack)) }
+        // SAFETY: the array has this length.
+        unsafe {
+            match LEN {
+                32 => fence_n64(&mut *(&raw mut self.0).cast()),
+                48 => fence_n96(&mut *(&raw mut self.0).cast()),
+                64 => fence_n128(&mut *(&raw mut self.0).cast()),
+                96 => fence_n192(&mut *(&raw mut self.0).cast()),
+                112 => fence_n224(&mut *(&raw mut self.0).cast()),
+                _ => fence_n256(&mut *(&raw mut self.0).cast()),
+            }
+        }
     }
 
     #[inline(always)]
@@ -362,12 +487,34 @@ impl<const LEN: usize> Accumulators<LEN> {
         unsafe {
             match LEN {
                 32 => wgmma_n64::<T>(&mut *(&raw mut self.0).cast(), a, b, add),
+                48 => wgmma_n96::<T>(&mut *(&raw mut self.0).cast(), a, b, add),
                 64 => wgmma_n128::<T>(&mut *(&raw mut self.0).cast(), a, b, add),
                 96 => wgmma_n192::<T>(&mut *(&raw mut self.0).cast(), a, b, add),
                 112 => wgmma_n224::<T>(&mut *(&raw mut self.0).cast(), a, b, add),
                 _ => wgmma_n256::<T>(&mut *(&raw mut self.0).cast(), a, b, add),
             }
         }
+    }
+
+    #[inline(always)]
+    pub fn mma_registers<T: Operand>(&mut self, a: [u32; 4], b: Rows<T>, tile_rows: usize, k: usize) {
+        let b = b.transposed_descriptor(tile_rows, k);
+        // SAFETY: as in `mma`.
+        unsafe {
+            match LEN {
+                32 => registers_n64::<T>(&mut *(&raw mut self.0).cast(), a, b),
+                48 => registers_n96::<T>(&mut *(&raw mut self.0).cast(), a, b),
+                64 => registers_n128::<T>(&mut *(&raw mut self.0).cast(), a, b),
+                96 => registers_n192::<T>(&mut *(&raw mut self.0).cast(), a, b),
+                112 => registers_n224::<T>(&mut *(&raw mut self.0).cast(), a, b),
+                _ => registers_n256::<T>(&mut *(&raw mut self.0).cast(), a, b),
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub fn set(&mut self, i: usize, value: f32) {
+        self.0[i] = value;
     }
 
     #[inline(always)]
@@ -383,15 +530,16 @@ impl<const LEN: usize> Accumulators<LEN> {
     }
 
     #[inline(always)]
-    pub fn wait(&mut self) {
+    pub fn finish_but<const PENDING: u32>(&mut self) {
         // SAFETY: the array has this length.
         unsafe {
             match LEN {
-                32 => wait_n64(&mut *(&raw mut self.0).cast()),
-                64 => wait_n128(&mut *(&raw mut self.0).cast()),
-                96 => wait_n192(&mut *(&raw mut self.0).cast()),
-                112 => wait_n224(&mut *(&raw mut self.0).cast()),
-                _ => wait_n256(&mut *(&raw mut self.0).cast()),
+                32 => wait_n64::<PENDING>(&mut *(&raw mut self.0).cast()),
+                48 => wait_n96::<PENDING>(&mut *(&raw mut self.0).cast()),
+                64 => wait_n128::<PENDING>(&mut *(&raw mut self.0).cast()),
+                96 => wait_n192::<PENDING>(&mut *(&raw mut self.0).cast()),
+                112 => wait_n224::<PENDING>(&mut *(&raw mut self.0).cast()),
+                _ => wait_n256::<PENDING>(&mut *(&raw mut self.0).cast()),
             }
         }
     }

@@ -5,6 +5,8 @@ use core::intrinsics;
 use core::mem::transmute;
 
 unsafe extern "unadjusted" {
+    #[link_name = "llvm.nvvm.ex2.approx.ftz.f"]
+    fn ex2_approx_ftz(x: f32) -> f32;
     #[link_name = "llvm.nvvm.lg2.approx.f"]
     fn lg2_approx(x: f32) -> f32;
     #[link_name = "llvm.nvvm.rsqrt.approx.f"]
@@ -53,6 +55,7 @@ macro_rules! pure {
 }
 
 pure! {
+    exp2_flush(x: f32) -> f32 = ex2_approx_ftz;
     log2(x: f32) -> f32 = lg2_approx;
     rsqrt(x: f32) -> f32 = rsqrt_approx;
     sqrt(x: f32) -> f32 = sqrt_approx;

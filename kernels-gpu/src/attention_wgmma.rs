@@ -1,0 +1,457 @@
+//! Attention of many new tokens on Hopper's tensor cores: one pass over the keys with a running softmax
+//! (FlashAttention-3, Shah et al. 2024, <https://arxiv.org/abs/2407.08608>).
+//!
+//! A block owns 128 queries of one head. Its producer keeps tiles of keys and values coming; each of its two
+//! consumers owns 64 queries. A consumer has the tensor cores work on two things at once: the scores of the next tile of
+//! keys, and the sum of this tile's values; while the sum goes on, it turns the new scores into weights. And while
+//! one consumer is busy with weights, the other's products fill the tensor cores.
+
+#![allow(clippy::needless_range_loop, reason = "constant indices keep arrays in registers")]
+
+use crate::simt::boxes::{InBoxes, Rows, rows_bytes};
+use crate::simt::mbarrier::{self, Barriers, Place};
+use crate::simt::prelude::*;
+use crate::simt::wgmma::{self, Accumulators, Operand};
+
+/// Threads of a block: the producer's warpgroup and two consumers.
+pub const THREADS: u32 = 3 * wgmma::SIZE;
+/// Queries of a block.
+pub const TILE_QUERIES: u32 = 128;
+/// Queries of a consumer.
+const CONSUMER_QUERIES: u32 = 64;
+/// Keys of a tile.
+pub const TILE_KEYS: u32 = 128;
+/// Dimensions of a box.
+const BOX_DIMS: u32 = 64;
+/// Scores of a thread: 64 queries by [`TILE_KEYS`] keys in a warpgroup.
+const SCORES: usize = 64;
+/// Tiles of keys, and of values, in shared memory.
+const STAGES: usize = 2;
+
+/// The score of a key that is not there. Finite, so that no difference of two is undefined.
+const NO_SCORE: f32 = -1.0e30;
+const LOG2_E: f32 = core::f32::consts::LOG2_E;
+
+/// Shared memory of a block: queries, and the stages of keys and values.
+const fn shared_bytes(dim: u32) -> usize {
+    let boxes = dim.div_ceil(BOX_DIMS) as usize;
+    rows_bytes(boxes * (TILE_QUERIES as usize + 2 * STAGES * TILE_KEYS as usize))
+        + mbarrier::bytes(1)
+        + 4 * mbarrier::bytes(STAGES)
+}
+
+macro_rules! entry {
+    ($name:ident, $dim:literal, $doc:literal) => {
+        #[doc = $doc]
+        ///
+        /// y = softmax(q·Kᵀ · scale, keys up to each query's own position)·V. `y [n_tokens, n_heads, head_dim]`,
+        /// `q [n_tokens, n_heads · head_dim]`; `k_cache`, `v_cache [n_kv_heads · n_ctx, head_dim]`, already holding the new
+        /// tokens; `positions [n_tokens]`. Query head h reads the keys of head h · n_kv_heads / n_heads. Scores and sums in
+        /// f32, weights in f16.
+        ///
+        /// Grid: n_heads × ⌈n_tokens / 128⌉.
+        /// Requires: compute capability 9.0; n_heads a multiple of n_kv_heads; positions ascending and < n_ctx; finite
+        /// numbers in the whole caches, also where no token is yet.
+        /// Fast because: (1) `wgmma` makes scores and sums, with the weights in registers; (2) the copy engine loads
+        /// tiles two ahead; (3) the weights of one tile are made while the tensor cores work on the tile before, and on
+        /// the other consumer's; (4) blocks with the longest pasts start first.
+        #[kernel(threads = THREADS, shared = shared_bytes($dim), min_blocks = 1, pdl, sm_90a)]
+        pub fn $name(
+            y: Out<f16>,
+            q: InBoxes<f16, TILE_QUERIES>,
+            k_cache: InBoxes<f16, TILE_KEYS>,
+            v_cache: InBoxes<f16, TILE_KEYS>,
+            positions: In<u32>,
+            n_tokens: u32,
+            n_heads: u32,
+            n_kv_heads: u32,
+            n_ctx: u32,
+            scale: f32,
+        ) {
+            let shape = Shape { n_tokens, n_heads, n_kv_heads, n_ctx, scale };
+            attention::<$dim, { $dim / 2 }, { ($dim as usize).div_ceil(BOX_DIMS as usize) }>(
+                y, q, k_cache, v_cache, positions, shape,
+            );
+        }
+    };
+}
+
+entry!(attention_wgmma_f16_d64, 64, "Prefill attention for heads of 64 elements.");
+entry!(attention_wgmma_f16_d96, 96, "Prefill attention for heads of 96 elements.");
+entry!(attention_wgmma_f16_d128, 128, "Prefill attention for heads of 128 elements.");
+
+#[derive(Clone, Copy)]
+struct Shape {
+    n_tokens: u32,
+    n_heads: u32,
+    n_kv_heads: u32,
+    n_ctx: u32,
+    scale: f32,
+}
+
+/// What a block works on.
+#[derive(Clone, Copy)]
+struct Work {
+    head: u32,
+    first_token: u32,
+    /// First row of the caches' matrices.
+    first_key: u32,
+    n_key_tiles: u32,
+}
+
+/// Shared memory: boxes of 64 dimensions, one below the other.
+#[derive(Clone, Copy)]
+struct Tiles<const BOXES: usize> {
+    q: Rows<f16>,
+    k: Rows<f16>,
+    v: Rows<f16>,
+    q_full: Barriers,
+    k_full: Barriers,
+    k_empty: Barriers,
+    v_full: Barriers,
+    v_empty: Barriers,
+}
+
+impl<const BOXES: usize> Tiles<BOXES> {
+    const STAGE_ROWS: usize = BOXES * TILE_KEYS as usize;
+
+    #[inline(always)]
+    #[track_caller]
+    fn new() -> Self {
+        let mut shared = Shared::new();
+        let tiles = Tiles {
+            q: shared.rows(BOXES * TILE_QUERIES as usize),
+            k: shared.rows(STAGES * Self::STAGE_ROWS),
+            v: shared.rows(STAGES * Self::STAGE_ROWS),
+            q_full: shared.barriers(1),
+            k_full: shared.barriers(STAGES),
+            k_empty: shared.barriers(STAGES),
+            v_full: shared.barriers(STAGES),
+            v_empty: shared.barriers(STAGES),
+        };
+        if thread::thread_idx_x() == 0 {
+            tiles.q_full.init(0, 1);
+            for stage in 0..STAGES {
+                tiles.k_full.init(stage, 1);
+                tiles.v_full.init(stage, 1);
+                // One arrival a warp of the consumers.
+                tiles.k_empty.init(stage, 2 * wgmma::SIZE / warp::SIZE);
+                tiles.v_empty.init(stage, 2 * wgmma::SIZE / warp::SIZE);
+            }
+            mbarrier::fence_init();
+        }
+        thread::sync_threads();
+        tiles
+    }
+
+    #[inline(always)]
+    fn k_stage(&self, place: Place) -> Rows<f16> {
+        self.k.at_row(place.stage * Self::STAGE_ROWS)
+    }
+
+    #[inline(always)]
+    fn v_stage(&self, place: Place) -> Rows<f16> {
+        self.v.at_row(place.stage * Self::STAGE_ROWS)
+    }
+}
+
+#[inline(always)]
+#[track_caller]
+fn attention<const DIM: usize, const SUMS: usize, const BOXES: usize>(
+    y: Out<f16>,
+    q: InBoxes<f16, TILE_QUERIES>,
+    k_cache: InBoxes<f16, TILE_KEYS>,
+    v_cache: InBoxes<f16, TILE_KEYS>,
+    positions: In<u32>,
+    shape: Shape,
+) {
+    let tiles = Tiles::<BOXES>::new();
+    pdl::launch_dependents();
+    pdl::wait();
+    // The last queries see most: they come first.
+    let first_token = (thread::grid_dim_y() - 1 - thread::block_idx_y()) * TILE_QUERIES;
+    let head = thread::block_idx_x();
+    let last_token = (first_token + TILE_QUERIES).min(shape.n_tokens) - 1;
+    let work = Work {
+        head,
+        first_token,
+        first_key: head * shape.n_kv_heads / shape.n_heads * shape.n_ctx,
+        n_key_tiles: warp::shuffle_idx(positions.get(last_token as usize) / TILE_KEYS + 1, 0),
+    };
+    let warpgroup = warp::shuffle_idx(thread::thread_idx_x() / wgmma::SIZE, 0);
+    if warpgroup == 0 {
+        wgmma::release_registers::<24>();
+        if thread::thread_idx_x() == 0 {
+            produce::<DIM, BOXES>(q, k_cache, v_cache, tiles, work);
+        }
+    } else {
+        wgmma::take_registers::<240>();
+        consume::<DIM, SUMS, BOXES>(y, positions, tiles, work, shape, warpgroup - 1);
+    }
+}
+
+/// Loads the queries, and then keys and values, the last tile first.
+#[inline(always)]
+#[track_caller]
+fn produce<const DIM: usize, const BOXES: usize>(
+    q: InBoxes<f16, TILE_QUERIES>,
+    k_cache: InBoxes<f16, TILE_KEYS>,
+    v_cache: InBoxes<f16, TILE_KEYS>,
+    tiles: Tiles<BOXES>,
+    work: Work,
+) {
+    const BOX_BYTES: u32 = InBoxes::<f16, TILE_KEYS>::BYTES;
+    tiles.q_full.arrive_expect(0, BOXES as u32 * InBoxes::<f16, TILE_QUERIES>::BYTES);
+    for part in 0..BOXES {
+        let col = work.head * DIM as u32 + part as u32 * BOX_DIMS;
+        q.load(tiles.q.at_row(part * TILE_QUERIES as usize), tiles.q_full, 0, work.first_token, col);
+    }
+    let mut place = Place::START;
+    let mut tile = work.n_key_tiles;
+    while tile > 0 {
+        tile -= 1;
+        let row = work.first_key + tile * TILE_KEYS;
+        // The first round finds every stage empty: the phase before the first counts as complete.
+        tiles.k_empty.wait(place.stage, place.parity ^ 1);
+        tiles.k_full.arrive_expect(place.stage, BOXES as u32 * BOX_BYTES);
+        for part in 0..BOXES {
+            let rows = tiles.k_stage(place).at_row(part * TILE_KEYS as usize);
+            k_cache.load(rows, tiles.k_full, place.stage, row, part as u32 * BOX_DIMS);
+        }
+        tiles.v_empty.wait(place.stage, place.parity ^ 1);
+        tiles.v_full.arrive_expect(place.stage, BOXES as u32 * BOX_BYTES);
+        for part in 0..BOXES {
+            let rows = tiles.v_stage(place).at_row(part * TILE_KEYS as usize);
+            v_cache.load(rows, tiles.v_full, place.stage, row, part as u32 * BOX_DIMS);
+        }
+        place = place.next::<STAGES>();
+    }
+}
+
+/// The running softmax of a thread's two queries: rows `lane / 4` and `lane / 4 + 8` of the warp's 16. What a lane has of the
+/// sum of weights is its own part.
+#[derive(Clone, Copy)]
+struct Softmax {
+    /// Scale of the scores, to base 2.
+    scale: f32,
+    positions: [u32; 2],
+    max: [f32; 2],
+    sum: [f32; 2],
+}
+
+/// Weights in f16, as the tensor cores take them: four registers for 16 keys.
+type Packed = [[u32; 4]; SCORES / 8];
+
+/// Packs weights. Only when no product reads those before, which lie in the same registers.
+#[inline(always)]
+fn pack(weights: &[f32; SCORES]) -> Packed {
+    let mut packed = [[0u32; 4]; SCORES / 8];
+    for step in 0..SCORES / 8 {
+        for pair in 0..4 {
+            let i = 8 * step + 2 * pair;
+            packed[step][pair] = f16::pair(weights[i], weights[i + 1]);
+        }
+    }
+    packed
+}
+
+impl Softmax {
+    /// Takes the scores of the tile of keys from `first_key` on, of which a query may not see all if it is `MASKED`. Gives
+    /// their weights, and the factors by which the sums so far shrink.
+    #[inline(always)]
+    fn take<const MASKED: bool>(
+        &mut self,
+        scores: &Accumulators<SCORES>,
+        first_key: u32,
+    ) -> ([f32; SCORES], [f32; 2]) {
+        let mut s = [0.0f32; SCORES];
+        let first_key = first_key + 2 * (warp::lane_id() % 4);
+        for i in 0..SCORES {
+            let key = first_key + (8 * (i / 4) + i % 2) as u32;
+            let is_seen = !MASKED || key <= self.positions[i / 2 % 2];
+            s[i] = if is_seen { scores.get(i) } else { NO_SCORE };
+        }
+        let mut max = self.max;
+        for i in 0..SCORES {
+            max[i / 2 % 2] = math::max(max[i / 2 % 2], s[i]);
+        }
+        let (mut shrink, mut offset) = ([0.0f32; 2], [0.0f32; 2]);
+        for row in 0..2 {
+            max[row] = math::max(max[row], warp::shuffle_xor(max[row], 1));
+            max[row] = math::max(max[row], warp::shuffle_xor(max[row], 2));
+            // A query that has seen no key yet: its weights are zeros, as are its sums.
+            offset[row] = if max[row] == NO_SCORE { 0.0 } else { max[row] * self.scale };
+            shrink[row] = math::exp2_flush(math::fma(self.max[row], self.scale, -offset[row]));
+            self.sum[row] *= shrink[row];
+        }
+        self.max = max;
+        for i in 0..SCORES {
+            let row = i / 2 % 2;
+            s[i] = math::exp2_flush(math::fma(s[i], self.scale, -offset[row]));
+            self.sum[row] += s[i];
+        }
+        (s, shrink)
+    }
+}
+
+/// What a consumer is at.
+struct Consumer<const BOXES: usize, const SUMS: usize> {
+    q: Rows<f16>,
+    tiles: Tiles<BOXES>,
+    softmax: Softmax,
+    scores: Accumulators<SCORES>,
+    sums: Accumulators<SUMS>,
+    /// Of the tile whose values are to be added next.
+    weights: Packed,
+    k_place: Place,
+    v_place: Place,
+}
+
+impl<const BOXES: usize, const SUMS: usize> Consumer<BOXES, SUMS> {
+    /// Starts scores = q · kᵀ for the next tile of keys.
+    #[inline(always)]
+    #[track_caller]
+    fn score<const DIM: usize>(&mut self) {
+        self.tiles.k_full.wait(self.k_place.stage, self.k_place.parity);
+        let k = self.tiles.k_stage(self.k_place);
+        self.scores.fence();
+        for step in 0..DIM / wgmma::K {
+            let (part, dim) = (step * wgmma::K / BOX_DIMS as usize, step * wgmma::K % BOX_DIMS as usize);
+            let q = self.q.at_row(part * TILE_QUERIES as usize);
+            self.scores.mma(q, k.at_row(part * TILE_KEYS as usize), dim, step > 0);
+        }
+        self.scores.commit();
+    }
+
+    /// Starts sums += weights · v for the tile before. Its operands have been fenced.
+    #[inline(always)]
+    #[track_caller]
+    fn add_values(&mut self) {
+        self.tiles.v_full.wait(self.v_place.stage, self.v_place.parity);
+        let v = self.tiles.v_stage(self.v_place);
+        for step in 0..SCORES / 8 {
+            self.sums.mma_registers(self.weights[step], v, TILE_KEYS as usize, step * wgmma::K);
+        }
+        self.sums.commit();
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn fence_sums(&mut self) {
+        self.sums.fence();
+        wgmma::fence_operands(&mut self.weights);
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn release_keys(&mut self) {
+        if warp::lane_id() == 0 {
+            self.tiles.k_empty.arrive(self.k_place.stage);
+        }
+        self.k_place = self.k_place.next::<STAGES>();
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn release_values(&mut self) {
+        if warp::lane_id() == 0 {
+            self.tiles.v_empty.arrive(self.v_place.stage);
+        }
+        self.v_place = self.v_place.next::<STAGES>();
+    }
+
+    /// Goes on to the tile of keys from `first_key` on, while the values of the tile before are added.
+    #[inline(always)]
+    #[track_caller]
+    fn step<const DIM: usize, const MASKED: bool>(&mut self, first_key: u32) {
+        self.fence_sums();
+        self.score::<DIM>();
+        self.add_values();
+        self.scores.finish_but::<1>();
+        self.release_keys();
+        let (weights, shrink) = self.softmax.take::<MASKED>(&self.scores, first_key);
+        self.sums.finish();
+        self.release_values();
+        for i in 0..SUMS {
+            let sum = self.sums.get(i);
+            self.sums.set(i, sum * shrink[i / 2 % 2]);
+        }
+        self.weights = pack(&weights);
+    }
+}
+
+/// Scores, weights and sums of 64 queries.
+#[inline(always)]
+#[track_caller]
+fn consume<const DIM: usize, const SUMS: usize, const BOXES: usize>(
+    y: Out<f16>,
+    positions: In<u32>,
+    tiles: Tiles<BOXES>,
+    work: Work,
+    shape: Shape,
+    consumer: u32,
+) {
+    let lane = warp::lane_id();
+    let first_token = work.first_token + consumer * CONSUMER_QUERIES;
+    let token = first_token + warp::warp_id() % 4 * 16 + lane / 4;
+    // A query past the last token may see anything: nobody looks at it.
+    let position = |token: u32| if token < shape.n_tokens { positions.get(token as usize) } else { u32::MAX };
+    let mut this = Consumer::<BOXES, SUMS> {
+        q: tiles.q.at_row((consumer * CONSUMER_QUERIES) as usize),
+        tiles,
+        softmax: Softmax {
+            scale: shape.scale * LOG2_E,
+            positions: [position(token), position(token + 8)],
+            max: [NO_SCORE; 2],
+            sum: [0.0; 2],
+        },
+        scores: Accumulators::zero(),
+        sums: Accumulators::zero(),
+        weights: [[0; 4]; SCORES / 8],
+        k_place: Place::START,
+        v_place: Place::START,
+    };
+    // Tiles of which every query of the consumer sees every key.
+    let earliest = if first_token < shape.n_tokens { positions.get(first_token as usize) } else { 0 };
+    let n_clear = warp::shuffle_idx((earliest + 1) / TILE_KEYS, 0);
+
+    tiles.q_full.wait(0, 0);
+    let mut tile = work.n_key_tiles - 1;
+    this.score::<DIM>();
+    this.scores.finish();
+    this.release_keys();
+    let (weights, _) = this.softmax.take::<true>(&this.scores, tile * TILE_KEYS);
+    this.weights = pack(&weights);
+    while tile > n_clear {
+        tile -= 1;
+        this.step::<DIM, true>(tile * TILE_KEYS);
+    }
+    while tile > 0 {
+        tile -= 1;
+        this.step::<DIM, false>(tile * TILE_KEYS);
+    }
+    this.fence_sums();
+    this.add_values();
+    this.sums.finish();
+    for half in 0..2 {
+        let token = token + 8 * half as u32;
+        let sum = this.softmax.sum[half];
+        let sum = sum + warp::shuffle_xor(sum, 1);
+        let sum = sum + warp::shuffle_xor(sum, 2);
+        let factor = math::rcp(sum);
+        if token < shape.n_tokens {
+            let head = token as usize * shape.n_heads as usize + work.head as usize;
+            let start = head * DIM + 2 * (lane % 4) as usize;
+            for group in 0..SUMS / 4 {
+                let i = 4 * group + 2 * half;
+                let pair = [this.sums.get(i), this.sums.get(i + 1)].map(|sum| f16::from_f32(sum * factor));
+                y.store(start + 8 * group, pair);
+            }
+        }
+    }
+}
+
+/// Floating-point operations of causal attention over a prompt from an empty cache: each query times the keys up to its own.
+pub const fn attention_flops(n_tokens: usize, n_heads: usize, head_dim: usize) -> u64 {
+    4 * (n_tokens as u64 * (n_tokens as u64 + 1) / 2) * n_heads as u64 * head_dim as u64
+}
