@@ -8,6 +8,9 @@
 
 #![allow(clippy::needless_range_loop, reason = "constant indices keep arrays in registers")]
 
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod prefill;
+
 use crate::simt::boxes::{InBoxes, Rows, rows_bytes};
 use crate::simt::mbarrier::{self, Barriers, Place};
 use crate::simt::prelude::*;

@@ -85,20 +85,6 @@ fn check<T: Half, D: Device>(device: &D, plan: Plan) {
     assert_within(&format!("{} {plan}", T::NAME), &found, &expected, &[n_tokens, n_rows], bound);
 }
 
-/// Runs a check on the checking emulator, and on a GPU if there is one of compute capability 9.0.
-macro_rules! on_hopper {
-    (|$device:ident| $check:expr) => {{
-        {
-            let $device = &Emulator::checked();
-            $check;
-        }
-        if let Some(gpu) = crate::cuda::gpu().filter(|gpu| gpu.info().capability.major == 9) {
-            let $device = &gpu;
-            $check;
-        }
-    }};
-}
-
 const fn shape(n_tokens: usize, n_rows: usize, n_cols: usize) -> Shape {
     Shape { n_tokens, n_rows, n_cols }
 }

@@ -14,8 +14,23 @@ macro_rules! on_every_device {
     }};
 }
 
+/// Runs a check on the checking emulator, and on a GPU if there is one of compute capability 9.0.
+macro_rules! on_hopper {
+    (|$device:ident| $check:expr) => {{
+        {
+            let $device = &kernels_gpu::simt::emulator::Emulator::checked();
+            $check;
+        }
+        if let Some(gpu) = crate::cuda::gpu().filter(|gpu| gpu.info().capability.major == 9) {
+            let $device = &gpu;
+            $check;
+        }
+    }};
+}
+
 mod add;
 mod attention;
+mod attention_wgmma;
 mod bias;
 mod copy;
 mod embedding;

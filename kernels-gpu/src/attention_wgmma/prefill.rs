@@ -1,0 +1,81 @@
+//! What the host says to launch it.
+
+use super::{TILE_QUERIES, attention_wgmma_f16_d64, attention_wgmma_f16_d96, attention_wgmma_f16_d128};
+use crate::launch::{Device, DeviceSlice, Grid, Matrix};
+use crate::simt::f16;
+
+/// Attention of the new tokens of one sequence.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prefill {
+    /// New tokens.
+    pub n_tokens: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Heads of keys and values, which divide those of queries.
+    pub n_kv_heads: usize,
+    /// Elements of a head: one of [`Prefill::HEAD_DIMS`].
+    pub head_dim: usize,
+    /// Places of a cache.
+    pub n_ctx: usize,
+    /// Factor of scores, usually 1 / √head_dim.
+    pub scale: f32,
+}
+
+impl Prefill {
+    /// Sizes of heads that there are kernels for.
+    pub const HEAD_DIMS: [usize; 3] = [64, 96, 128];
+
+    /// Launches the kernel: see [`attention_wgmma_f16_d64`] for shapes.
+    ///
+    /// # Errors
+    /// Those of the device.
+    ///
+    /// # Panics
+    /// If a span is too small, or there is no kernel for such heads.
+    pub fn launch<D: Device>(
+        &self,
+        device: &D,
+        y: &mut DeviceSlice<f16>,
+        q: &DeviceSlice<f16>,
+        k_cache: &DeviceSlice<f16>,
+        v_cache: &DeviceSlice<f16>,
+        positions: &DeviceSlice<u32>,
+    ) -> Result<(), D::Error> {
+        let Self { n_tokens, n_heads, n_kv_heads, head_dim, n_ctx, scale } = *self;
+        assert!(n_heads.is_multiple_of(n_kv_heads), "{n_heads} query heads over {n_kv_heads} heads");
+        let len = n_tokens * n_heads * head_dim;
+        assert!(y.len() >= len, "y has {} elements, not {len}", y.len());
+        assert!(positions.len() >= n_tokens, "{} positions of {n_tokens} tokens", positions.len());
+        let q = Matrix::new(q, n_tokens, n_heads * head_dim);
+        let k_cache = Matrix::new(k_cache, n_kv_heads * n_ctx, head_dim);
+        let v_cache = Matrix::new(v_cache, n_kv_heads * n_ctx, head_dim);
+        let grid = Grid::xy(n_heads as u32, n_tokens.div_ceil(TILE_QUERIES as usize) as u32);
+        let (n_tokens, n_heads) = (n_tokens as u32, n_heads as u32);
+        let (n_kv_heads, n_ctx) = (n_kv_heads as u32, n_ctx as u32);
+        macro_rules! launch {
+            ($kernel:ident) => {
+                device.launch(
+                    $kernel {
+                        y,
+                        q,
+                        k_cache,
+                        v_cache,
+                        positions,
+                        n_tokens,
+                        n_heads,
+                        n_kv_heads,
+                        n_ctx,
+                        scale,
+                    },
+                    grid,
+                )
+            };
+        }
+        match head_dim {
+            64 => launch!(attention_wgmma_f16_d64),
+            96 => launch!(attention_wgmma_f16_d96),
+            128 => launch!(attention_wgmma_f16_d128),
+            _ => panic!("no kernel for heads of {head_dim} elements, only of {:?}", Self::HEAD_DIMS),
+        }
+    }
+}
