@@ -1,10 +1,11 @@
 //! Attention of many new tokens on Hopper's tensor cores: one pass over the keys with a running softmax
 //! (FlashAttention-3, Shah et al. 2024, <https://arxiv.org/abs/2407.08608>).
 //!
-//! A block owns 128 queries of one head. Its producer keeps tiles of keys and values coming; each of its two
+//! A block works on 128 queries of one head at a time. Its producer keeps tiles of keys and values coming; each of its two
 //! consumers owns 64 queries. A consumer has the tensor cores work on two things at once: the scores of the next tile of
-//! keys, and the sum of this tile's values; while the sum goes on, it turns the new scores into weights. And while
-//! one consumer is busy with weights, the other's products fill the tensor cores.
+//! keys, and the sum of this tile's values; while the sum goes on, it turns the new scores into weights. The
+//! consumers take turns at starting products, so that while one is busy with weights, the other's products fill
+//! the tensor cores. Blocks stay and take piece after piece, so that the next keys are on their way when a piece ends.
 
 #![allow(clippy::needless_range_loop, reason = "constant indices keep arrays in registers")]
 
@@ -39,7 +40,7 @@ const LOG2_E: f32 = core::f32::consts::LOG2_E;
 const fn shared_bytes(dim: u32) -> usize {
     let boxes = dim.div_ceil(BOX_DIMS) as usize;
     rows_bytes(boxes * (TILE_QUERIES as usize + 2 * STAGES * TILE_KEYS as usize))
-        + mbarrier::bytes(1)
+        + 3 * mbarrier::bytes(2)
         + 4 * mbarrier::bytes(STAGES)
 }
 
@@ -52,12 +53,13 @@ macro_rules! entry {
         /// tokens; `positions [n_tokens]`. Query head h reads the keys of head h · n_kv_heads / n_heads. Scores and sums in
         /// f32, weights in f16.
         ///
-        /// Grid: n_heads × ⌈n_tokens / 128⌉.
+        /// Grid: any number of blocks up to n_heads · ⌈n_tokens / 128⌉, best one a multiprocessor.
         /// Requires: compute capability 9.0; n_heads a multiple of n_kv_heads; positions ascending and < n_ctx; finite
         /// numbers in the whole caches, also where no token is yet.
         /// Fast because: (1) `wgmma` makes scores and sums, with the weights in registers; (2) the copy engine loads
         /// tiles two ahead; (3) the weights of one tile are made while the tensor cores work on the tile before, and on
-        /// the other consumer's; (4) blocks with the longest pasts start first.
+        /// the other consumer's; (4) pieces with the longest pasts come first, and are dealt out forth and back, so that
+        /// blocks end together; (5) so many heads at a time as have room for their keys in the second-level cache.
         #[kernel(threads = THREADS, shared = shared_bytes($dim), min_blocks = 1, pdl, sm_90a)]
         pub fn $name(
             y: Out<f16>,
@@ -69,9 +71,10 @@ macro_rules! entry {
             n_heads: u32,
             n_kv_heads: u32,
             n_ctx: u32,
+            heads_at_once: u32,
             scale: f32,
         ) {
-            let shape = Shape { n_tokens, n_heads, n_kv_heads, n_ctx, scale };
+            let shape = Shape { n_tokens, n_heads, n_kv_heads, n_ctx, heads_at_once, scale };
             attention::<$dim, { $dim / 2 }, { ($dim as usize).div_ceil(BOX_DIMS as usize) }>(
                 y, q, k_cache, v_cache, positions, shape,
             );
@@ -89,17 +92,44 @@ struct Shape {
     n_heads: u32,
     n_kv_heads: u32,
     n_ctx: u32,
+    heads_at_once: u32,
     scale: f32,
 }
 
-/// What a block works on.
+/// A piece of work: one tile of queries of one head.
 #[derive(Clone, Copy)]
-struct Work {
+struct Piece {
     head: u32,
     first_token: u32,
     /// First row of the caches' matrices.
     first_key: u32,
     n_key_tiles: u32,
+}
+
+impl Shape {
+    /// What a block works on in a round: rounds go through the blocks forth and back. None after the last piece.
+    #[inline(always)]
+    fn piece(self, positions: In<u32>, round: u32) -> Option<Piece> {
+        let (block, n_blocks) = (thread::block_idx_x(), thread::grid_dim_x());
+        let i = round * n_blocks + if round.is_multiple_of(2) { block } else { n_blocks - 1 - block };
+        let n_tiles = self.n_tokens.div_ceil(TILE_QUERIES);
+        if i >= n_tiles * self.n_heads {
+            return None;
+        }
+        // The last queries see most: they come first.
+        let first_head = i / (self.heads_at_once * n_tiles) * self.heads_at_once;
+        let i = i - first_head * n_tiles;
+        let n_heads = self.heads_at_once.min(self.n_heads - first_head);
+        let first_token = (n_tiles - 1 - i / n_heads) * TILE_QUERIES;
+        let head = first_head + i % n_heads;
+        let last_token = (first_token + TILE_QUERIES).min(self.n_tokens) - 1;
+        Some(Piece {
+            head,
+            first_token,
+            first_key: head * self.n_kv_heads / self.n_heads * self.n_ctx,
+            n_key_tiles: positions.get(last_token as usize) / TILE_KEYS + 1,
+        })
+    }
 }
 
 /// Shared memory: boxes of 64 dimensions, one below the other.
@@ -109,6 +139,9 @@ struct Tiles<const BOXES: usize> {
     k: Rows<f16>,
     v: Rows<f16>,
     q_full: Barriers,
+    q_empty: Barriers,
+    /// Whose turn it is: one barrier a consumer.
+    turns: Barriers,
     k_full: Barriers,
     k_empty: Barriers,
     v_full: Barriers,
@@ -127,19 +160,25 @@ impl<const BOXES: usize> Tiles<BOXES> {
             k: shared.rows(STAGES * Self::STAGE_ROWS),
             v: shared.rows(STAGES * Self::STAGE_ROWS),
             q_full: shared.barriers(1),
+            q_empty: shared.barriers(1),
+            turns: shared.barriers(2),
             k_full: shared.barriers(STAGES),
             k_empty: shared.barriers(STAGES),
             v_full: shared.barriers(STAGES),
             v_empty: shared.barriers(STAGES),
         };
         if thread::thread_idx_x() == 0 {
+            // One arrival a warp of the consumers.
+            const WARPS: u32 = wgmma::SIZE / warp::SIZE;
             tiles.q_full.init(0, 1);
+            tiles.q_empty.init(0, 2 * WARPS);
+            tiles.turns.init(0, WARPS);
+            tiles.turns.init(1, WARPS);
             for stage in 0..STAGES {
                 tiles.k_full.init(stage, 1);
                 tiles.v_full.init(stage, 1);
-                // One arrival a warp of the consumers.
-                tiles.k_empty.init(stage, 2 * wgmma::SIZE / warp::SIZE);
-                tiles.v_empty.init(stage, 2 * wgmma::SIZE / warp::SIZE);
+                tiles.k_empty.init(stage, 2 * WARPS);
+                tiles.v_empty.init(stage, 2 * WARPS);
             }
             mbarrier::fence_init();
         }
@@ -171,63 +210,59 @@ fn attention<const DIM: usize, const SUMS: usize, const BOXES: usize>(
     let tiles = Tiles::<BOXES>::new();
     pdl::launch_dependents();
     pdl::wait();
-    // The last queries see most: they come first.
-    let first_token = (thread::grid_dim_y() - 1 - thread::block_idx_y()) * TILE_QUERIES;
-    let head = thread::block_idx_x();
-    let last_token = (first_token + TILE_QUERIES).min(shape.n_tokens) - 1;
-    let work = Work {
-        head,
-        first_token,
-        first_key: head * shape.n_kv_heads / shape.n_heads * shape.n_ctx,
-        n_key_tiles: warp::shuffle_idx(positions.get(last_token as usize) / TILE_KEYS + 1, 0),
-    };
+    // (Said out loud for ptxas, so that it sees warps that stay together.)
     let warpgroup = warp::shuffle_idx(thread::thread_idx_x() / wgmma::SIZE, 0);
     if warpgroup == 0 {
         wgmma::release_registers::<24>();
         if thread::thread_idx_x() == 0 {
-            produce::<DIM, BOXES>(q, k_cache, v_cache, tiles, work);
+            produce::<DIM, BOXES>(q, k_cache, v_cache, positions, tiles, shape);
         }
     } else {
         wgmma::take_registers::<240>();
-        consume::<DIM, SUMS, BOXES>(y, positions, tiles, work, shape, warpgroup - 1);
+        consume::<DIM, SUMS, BOXES>(y, positions, tiles, shape, warpgroup - 1);
     }
 }
 
-/// Loads the queries, and then keys and values, the last tile first.
+/// Loads the queries of each piece, and then keys and values, the last tile first.
 #[inline(always)]
 #[track_caller]
 fn produce<const DIM: usize, const BOXES: usize>(
     q: InBoxes<f16, TILE_QUERIES>,
     k_cache: InBoxes<f16, TILE_KEYS>,
     v_cache: InBoxes<f16, TILE_KEYS>,
+    positions: In<u32>,
     tiles: Tiles<BOXES>,
-    work: Work,
+    shape: Shape,
 ) {
     const BOX_BYTES: u32 = InBoxes::<f16, TILE_KEYS>::BYTES;
-    tiles.q_full.arrive_expect(0, BOXES as u32 * InBoxes::<f16, TILE_QUERIES>::BYTES);
-    for part in 0..BOXES {
-        let col = work.head * DIM as u32 + part as u32 * BOX_DIMS;
-        q.load(tiles.q.at_row(part * TILE_QUERIES as usize), tiles.q_full, 0, work.first_token, col);
-    }
-    let mut place = Place::START;
-    let mut tile = work.n_key_tiles;
-    while tile > 0 {
-        tile -= 1;
-        let row = work.first_key + tile * TILE_KEYS;
-        // The first round finds every stage empty: the phase before the first counts as complete.
-        tiles.k_empty.wait(place.stage, place.parity ^ 1);
-        tiles.k_full.arrive_expect(place.stage, BOXES as u32 * BOX_BYTES);
+    let (mut round, mut place) = (0, Place::START);
+    while let Some(piece) = shape.piece(positions, round) {
+        // The first round finds everything empty: the phase before the first counts as complete.
+        tiles.q_empty.wait(0, (round + 1) % 2);
+        tiles.q_full.arrive_expect(0, BOXES as u32 * InBoxes::<f16, TILE_QUERIES>::BYTES);
         for part in 0..BOXES {
-            let rows = tiles.k_stage(place).at_row(part * TILE_KEYS as usize);
-            k_cache.load(rows, tiles.k_full, place.stage, row, part as u32 * BOX_DIMS);
+            let col = piece.head * DIM as u32 + part as u32 * BOX_DIMS;
+            q.load(tiles.q.at_row(part * TILE_QUERIES as usize), tiles.q_full, 0, piece.first_token, col);
         }
-        tiles.v_empty.wait(place.stage, place.parity ^ 1);
-        tiles.v_full.arrive_expect(place.stage, BOXES as u32 * BOX_BYTES);
-        for part in 0..BOXES {
-            let rows = tiles.v_stage(place).at_row(part * TILE_KEYS as usize);
-            v_cache.load(rows, tiles.v_full, place.stage, row, part as u32 * BOX_DIMS);
+        let mut tile = piece.n_key_tiles;
+        while tile > 0 {
+            tile -= 1;
+            let row = piece.first_key + tile * TILE_KEYS;
+            tiles.k_empty.wait(place.stage, place.parity ^ 1);
+            tiles.k_full.arrive_expect(place.stage, BOXES as u32 * BOX_BYTES);
+            for part in 0..BOXES {
+                let rows = tiles.k_stage(place).at_row(part * TILE_KEYS as usize);
+                k_cache.load(rows, tiles.k_full, place.stage, row, part as u32 * BOX_DIMS);
+            }
+            tiles.v_empty.wait(place.stage, place.parity ^ 1);
+            tiles.v_full.arrive_expect(place.stage, BOXES as u32 * BOX_BYTES);
+            for part in 0..BOXES {
+                let rows = tiles.v_stage(place).at_row(part * TILE_KEYS as usize);
+                v_cache.load(rows, tiles.v_full, place.stage, row, part as u32 * BOX_DIMS);
+            }
+            place = place.next::<STAGES>();
         }
-        place = place.next::<STAGES>();
+        round += 1;
     }
 }
 
@@ -259,6 +294,19 @@ fn pack(weights: &[f32; SCORES]) -> Packed {
 }
 
 impl Softmax {
+    #[inline(always)]
+    fn new(scale: f32) -> Self {
+        Self { scale, positions: [0; 2], max: [NO_SCORE; 2], sum: [0.0; 2] }
+    }
+
+    /// Begins with other queries.
+    #[inline(always)]
+    fn begin(&mut self, positions: [u32; 2]) {
+        self.positions = positions;
+        self.max = [NO_SCORE; 2];
+        self.sum = [0.0; 2];
+    }
+
     /// Takes the scores of the tile of keys from `first_key` on, of which a query may not see all if it is `MASKED`. Gives
     /// their weights, and the factors by which the sums so far shrink.
     #[inline(always)]
@@ -299,8 +347,11 @@ impl Softmax {
 
 /// What a consumer is at.
 struct Consumer<const BOXES: usize, const SUMS: usize> {
+    number: u32,
     q: Rows<f16>,
     tiles: Tiles<BOXES>,
+    /// Parity of the phase that its next turn begins with.
+    turn: u32,
     softmax: Softmax,
     scores: Accumulators<SCORES>,
     sums: Accumulators<SUMS>,
@@ -311,6 +362,21 @@ struct Consumer<const BOXES: usize, const SUMS: usize> {
 }
 
 impl<const BOXES: usize, const SUMS: usize> Consumer<BOXES, SUMS> {
+    #[inline(always)]
+    #[track_caller]
+    fn take_turn(&mut self) {
+        self.tiles.turns.wait(self.number as usize, self.turn);
+        self.turn ^= 1;
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn pass_turn(&mut self) {
+        if warp::lane_id() == 0 {
+            self.tiles.turns.arrive(1 - self.number as usize);
+        }
+    }
+
     /// Starts scores = q · kᵀ for the next tile of keys.
     #[inline(always)]
     #[track_caller]
@@ -368,8 +434,10 @@ impl<const BOXES: usize, const SUMS: usize> Consumer<BOXES, SUMS> {
     #[track_caller]
     fn step<const DIM: usize, const MASKED: bool>(&mut self, first_key: u32) {
         self.fence_sums();
+        self.take_turn();
         self.score::<DIM>();
         self.add_values();
+        self.pass_turn();
         self.scores.finish_but::<1>();
         self.release_keys();
         let (weights, shrink) = self.softmax.take::<MASKED>(&self.scores, first_key);
@@ -381,76 +449,95 @@ impl<const BOXES: usize, const SUMS: usize> Consumer<BOXES, SUMS> {
         }
         self.weights = pack(&weights);
     }
+
+    /// Stores the quotients of sums for tokens `token` and `token + 8`.
+    #[inline(always)]
+    #[track_caller]
+    fn store<const DIM: usize>(&self, y: Out<f16>, head: u32, token: u32, shape: Shape) {
+        for half in 0..2 {
+            let token = token + 8 * half as u32;
+            let sum = self.softmax.sum[half];
+            let sum = sum + warp::shuffle_xor(sum, 1);
+            let sum = sum + warp::shuffle_xor(sum, 2);
+            let factor = math::rcp(sum);
+            if token < shape.n_tokens {
+                let row = token as usize * shape.n_heads as usize + head as usize;
+                let start = row * DIM + 2 * (warp::lane_id() % 4) as usize;
+                for group in 0..SUMS / 4 {
+                    let i = 4 * group + 2 * half;
+                    let pair =
+                        [self.sums.get(i), self.sums.get(i + 1)].map(|sum| f16::from_f32(sum * factor));
+                    y.store(start + 8 * group, pair);
+                }
+            }
+        }
+    }
 }
 
-/// Scores, weights and sums of 64 queries.
+/// Scores, weights and sums of 64 queries of each piece.
 #[inline(always)]
 #[track_caller]
 fn consume<const DIM: usize, const SUMS: usize, const BOXES: usize>(
     y: Out<f16>,
     positions: In<u32>,
     tiles: Tiles<BOXES>,
-    work: Work,
     shape: Shape,
-    consumer: u32,
+    number: u32,
 ) {
     let lane = warp::lane_id();
-    let first_token = work.first_token + consumer * CONSUMER_QUERIES;
-    let token = first_token + warp::warp_id() % 4 * 16 + lane / 4;
+    let row = number * CONSUMER_QUERIES + warp::warp_id() % 4 * 16 + lane / 4;
     // A query past the last token may see anything: nobody looks at it.
     let position = |token: u32| if token < shape.n_tokens { positions.get(token as usize) } else { u32::MAX };
     let mut this = Consumer::<BOXES, SUMS> {
-        q: tiles.q.at_row((consumer * CONSUMER_QUERIES) as usize),
+        number,
+        q: tiles.q.at_row((number * CONSUMER_QUERIES) as usize),
         tiles,
-        softmax: Softmax {
-            scale: shape.scale * LOG2_E,
-            positions: [position(token), position(token + 8)],
-            max: [NO_SCORE; 2],
-            sum: [0.0; 2],
-        },
+        // The first turn is consumer 0's: the phase before the first counts as complete.
+        turn: 1 - number,
+        softmax: Softmax::new(shape.scale * LOG2_E),
         scores: Accumulators::zero(),
         sums: Accumulators::zero(),
         weights: [[0; 4]; SCORES / 8],
         k_place: Place::START,
         v_place: Place::START,
     };
-    // Tiles of which every query of the consumer sees every key.
-    let earliest = if first_token < shape.n_tokens { positions.get(first_token as usize) } else { 0 };
-    let n_clear = warp::shuffle_idx((earliest + 1) / TILE_KEYS, 0);
+    let mut round = 0;
+    while let Some(piece) = shape.piece(positions, round) {
+        let token = piece.first_token + row;
+        this.softmax.begin([position(token), position(token + 8)]);
+        this.sums = Accumulators::zero();
+        // Tiles of which every query of the consumer sees every key.
+        let first_token = piece.first_token + number * CONSUMER_QUERIES;
+        let earliest = if first_token < shape.n_tokens { positions.get(first_token as usize) } else { 0 };
+        let n_clear = warp::shuffle_idx((earliest + 1) / TILE_KEYS, 0);
+        let n_key_tiles = warp::shuffle_idx(piece.n_key_tiles, 0);
 
-    tiles.q_full.wait(0, 0);
-    let mut tile = work.n_key_tiles - 1;
-    this.score::<DIM>();
-    this.scores.finish();
-    this.release_keys();
-    let (weights, _) = this.softmax.take::<true>(&this.scores, tile * TILE_KEYS);
-    this.weights = pack(&weights);
-    while tile > n_clear {
-        tile -= 1;
-        this.step::<DIM, true>(tile * TILE_KEYS);
-    }
-    while tile > 0 {
-        tile -= 1;
-        this.step::<DIM, false>(tile * TILE_KEYS);
-    }
-    this.fence_sums();
-    this.add_values();
-    this.sums.finish();
-    for half in 0..2 {
-        let token = token + 8 * half as u32;
-        let sum = this.softmax.sum[half];
-        let sum = sum + warp::shuffle_xor(sum, 1);
-        let sum = sum + warp::shuffle_xor(sum, 2);
-        let factor = math::rcp(sum);
-        if token < shape.n_tokens {
-            let head = token as usize * shape.n_heads as usize + work.head as usize;
-            let start = head * DIM + 2 * (lane % 4) as usize;
-            for group in 0..SUMS / 4 {
-                let i = 4 * group + 2 * half;
-                let pair = [this.sums.get(i), this.sums.get(i + 1)].map(|sum| f16::from_f32(sum * factor));
-                y.store(start + 8 * group, pair);
-            }
+        tiles.q_full.wait(0, round % 2);
+        let mut tile = n_key_tiles - 1;
+        this.take_turn();
+        this.score::<DIM>();
+        this.pass_turn();
+        this.scores.finish();
+        this.release_keys();
+        let (weights, _) = this.softmax.take::<true>(&this.scores, tile * TILE_KEYS);
+        this.weights = pack(&weights);
+        while tile > n_clear {
+            tile -= 1;
+            this.step::<DIM, true>(tile * TILE_KEYS);
         }
+        while tile > 0 {
+            tile -= 1;
+            this.step::<DIM, false>(tile * TILE_KEYS);
+        }
+        if lane == 0 {
+            tiles.q_empty.arrive(0);
+        }
+        this.fence_sums();
+        this.add_values();
+        this.sums.finish();
+        this.release_values();
+        this.store::<DIM>(y, piece.head, token, shape);
+        round += 1;
     }
 }
 

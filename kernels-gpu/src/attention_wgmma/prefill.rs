@@ -25,7 +25,17 @@ impl Prefill {
     /// Sizes of heads that there are kernels for.
     pub const HEAD_DIMS: [usize; 3] = [64, 96, 128];
 
-    /// Launches the kernel: see [`attention_wgmma_f16_d64`] for shapes.
+    /// Heads whose keys and values have room in the second-level cache together: some heads of keys, with all their heads of
+    /// queries.
+    fn heads_at_once(&self) -> u32 {
+        /// Of the H100's 50 MiB a multiprocessor is near to one half.
+        const CACHE_BYTES: usize = 20 << 20;
+        let kv_head_bytes = 2 * size_of::<f16>() * self.n_ctx * self.head_dim;
+        let n_kv_heads = (CACHE_BYTES / kv_head_bytes).clamp(1, self.n_kv_heads);
+        (n_kv_heads * self.n_heads / self.n_kv_heads) as u32
+    }
+
+    /// Launches the kernel on a GPU with so many multiprocessors: see [`attention_wgmma_f16_d64`] for shapes.
     ///
     /// # Errors
     /// Those of the device.
@@ -35,6 +45,7 @@ impl Prefill {
     pub fn launch<D: Device>(
         &self,
         device: &D,
+        n_multiprocessors: u32,
         y: &mut DeviceSlice<f16>,
         q: &DeviceSlice<f16>,
         k_cache: &DeviceSlice<f16>,
@@ -49,7 +60,9 @@ impl Prefill {
         let q = Matrix::new(q, n_tokens, n_heads * head_dim);
         let k_cache = Matrix::new(k_cache, n_kv_heads * n_ctx, head_dim);
         let v_cache = Matrix::new(v_cache, n_kv_heads * n_ctx, head_dim);
-        let grid = Grid::xy(n_heads as u32, n_tokens.div_ceil(TILE_QUERIES as usize) as u32);
+        let n_pieces = n_heads * n_tokens.div_ceil(TILE_QUERIES as usize);
+        let grid = Grid::x((n_pieces as u32).min(n_multiprocessors));
+        let heads_at_once = self.heads_at_once();
         let (n_tokens, n_heads) = (n_tokens as u32, n_heads as u32);
         let (n_kv_heads, n_ctx) = (n_kv_heads as u32, n_ctx as u32);
         macro_rules! launch {
@@ -65,6 +78,7 @@ impl Prefill {
                         n_heads,
                         n_kv_heads,
                         n_ctx,
+                        heads_at_once,
                         scale,
                     },
                     grid,
