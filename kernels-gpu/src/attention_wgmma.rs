@@ -5,7 +5,8 @@
 //! consumers owns 64 queries. A consumer has the tensor cores work on two things at once: the scores of the next tile of
 //! keys, and the sum of this tile's values; while the sum goes on, it turns the new scores into weights. The
 //! consumers take turns at starting products, so that while one is busy with weights, the other's products fill
-//! the tensor cores. Blocks stay and take piece after piece, so that the next keys are on their way when a piece ends.
+//! the tensor cores. Blocks stay, and whichever is free takes the next piece; its keys are on their way while the last
+//! piece ends.
 
 #![allow(clippy::needless_range_loop, reason = "constant indices keep arrays in registers")]
 
@@ -15,6 +16,7 @@ pub mod prefill;
 use crate::simt::boxes::{InBoxes, Rows, rows_bytes};
 use crate::simt::mbarrier::{self, Barriers, Place};
 use crate::simt::prelude::*;
+use crate::simt::shared;
 use crate::simt::wgmma::{self, Accumulators, Operand};
 
 /// Threads of a block: the producer's warpgroup and two consumers.
@@ -23,6 +25,8 @@ pub const THREADS: u32 = 3 * wgmma::SIZE;
 pub const TILE_QUERIES: u32 = 128;
 /// Queries of a consumer.
 const CONSUMER_QUERIES: u32 = 64;
+/// Warps of the two consumers.
+const CONSUMER_WARPS: usize = (2 * wgmma::SIZE / warp::SIZE) as usize;
 /// Keys of a tile.
 pub const TILE_KEYS: u32 = 128;
 /// Dimensions of a box.
@@ -40,6 +44,7 @@ const LOG2_E: f32 = core::f32::consts::LOG2_E;
 const fn shared_bytes(dim: u32) -> usize {
     let boxes = dim.div_ceil(BOX_DIMS) as usize;
     rows_bytes(boxes * (TILE_QUERIES as usize + 2 * STAGES * TILE_KEYS as usize))
+        + shared::tile_bytes::<u32>(CONSUMER_WARPS)
         + 3 * mbarrier::bytes(2)
         + 4 * mbarrier::bytes(STAGES)
 }
@@ -50,7 +55,7 @@ macro_rules! entry {
         ///
         /// y = softmax(q·Kᵀ · scale, keys up to each query's own position)·V. `y [n_tokens, n_heads, head_dim]`,
         /// `q [n_tokens, n_heads · head_dim]`; `k_cache`, `v_cache [n_kv_heads · n_ctx, head_dim]`, already holding the new
-        /// tokens; `positions [n_tokens]`. Query head h reads the keys of head h · n_kv_heads / n_heads. Scores and sums in
+        /// tokens; `positions [n_tokens]`; `next [1]`, zero before and after. Query head h reads the keys of head h · n_kv_heads / n_heads. Scores and sums in
         /// f32, weights in f16.
         ///
         /// Grid: any number of blocks up to n_heads · ⌈n_tokens / 128⌉, best one a multiprocessor.
@@ -58,7 +63,7 @@ macro_rules! entry {
         /// numbers in the whole caches, also where no token is yet.
         /// Fast because: (1) `wgmma` makes scores and sums, with the weights in registers; (2) the copy engine loads
         /// tiles two ahead; (3) the weights of one tile are made while the tensor cores work on the tile before, and on
-        /// the other consumer's; (4) pieces with the longest pasts come first, and are dealt out forth and back, so that
+        /// the other consumer's; (4) pieces with the longest pasts come first, and go to whichever block is free, so that
         /// blocks end together; (5) so many heads at a time as have room for their keys in the second-level cache.
         #[kernel(threads = THREADS, shared = shared_bytes($dim), min_blocks = 1, pdl, sm_90a)]
         pub fn $name(
@@ -67,6 +72,7 @@ macro_rules! entry {
             k_cache: InBoxes<f16, TILE_KEYS>,
             v_cache: InBoxes<f16, TILE_KEYS>,
             positions: In<u32>,
+            next: InOut<u32>,
             n_tokens: u32,
             n_heads: u32,
             n_kv_heads: u32,
@@ -76,7 +82,7 @@ macro_rules! entry {
         ) {
             let shape = Shape { n_tokens, n_heads, n_kv_heads, n_ctx, heads_at_once, scale };
             attention::<$dim, { $dim / 2 }, { ($dim as usize).div_ceil(BOX_DIMS as usize) }>(
-                y, q, k_cache, v_cache, positions, shape,
+                y, q, k_cache, v_cache, positions, next, shape,
             );
         }
     };
@@ -107,15 +113,14 @@ struct Piece {
 }
 
 impl Shape {
-    /// What a block works on in a round: rounds go through the blocks forth and back. None after the last piece.
+    fn n_pieces(self) -> u32 {
+        self.n_tokens.div_ceil(TILE_QUERIES) * self.n_heads
+    }
+
+    /// Piece `i`.
     #[inline(always)]
-    fn piece(self, positions: In<u32>, round: u32) -> Option<Piece> {
-        let (block, n_blocks) = (thread::block_idx_x(), thread::grid_dim_x());
-        let i = round * n_blocks + if round.is_multiple_of(2) { block } else { n_blocks - 1 - block };
+    fn piece(self, positions: In<u32>, i: u32) -> Piece {
         let n_tiles = self.n_tokens.div_ceil(TILE_QUERIES);
-        if i >= n_tiles * self.n_heads {
-            return None;
-        }
         // The last queries see most: they come first.
         let first_head = i / (self.heads_at_once * n_tiles) * self.heads_at_once;
         let i = i - first_head * n_tiles;
@@ -123,13 +128,24 @@ impl Shape {
         let first_token = (n_tiles - 1 - i / n_heads) * TILE_QUERIES;
         let head = first_head + i % n_heads;
         let last_token = (first_token + TILE_QUERIES).min(self.n_tokens) - 1;
-        Some(Piece {
+        Piece {
             head,
             first_token,
             first_key: head * self.n_kv_heads / self.n_heads * self.n_ctx,
             n_key_tiles: positions.get(last_token as usize) / TILE_KEYS + 1,
-        })
+        }
     }
+}
+
+/// The number of the block's next piece, one that there is not after the last. Each of the blocks comes here until it gets
+/// such a number, so the last one knows that it is, and leaves the counter as it was found.
+#[inline(always)]
+fn take_piece(next: InOut<u32>, n_pieces: u32) -> u32 {
+    let n_taken = atomic::add_u32(next, 0, 1);
+    if n_taken == n_pieces - 1 {
+        atomic::cas_u32(next, 0, n_pieces, 0);
+    }
+    thread::grid_dim_x() + n_taken
 }
 
 /// Shared memory: boxes of 64 dimensions, one below the other.
@@ -138,6 +154,8 @@ struct Tiles<const BOXES: usize> {
     q: Rows<f16>,
     k: Rows<f16>,
     v: Rows<f16>,
+    /// The piece that the queries are of, told to each warp.
+    piece: Tile<u32>,
     q_full: Barriers,
     q_empty: Barriers,
     /// Whose turn it is: one barrier a consumer.
@@ -159,6 +177,7 @@ impl<const BOXES: usize> Tiles<BOXES> {
             q: shared.rows(BOXES * TILE_QUERIES as usize),
             k: shared.rows(STAGES * Self::STAGE_ROWS),
             v: shared.rows(STAGES * Self::STAGE_ROWS),
+            piece: shared.tile(CONSUMER_WARPS),
             q_full: shared.barriers(1),
             q_empty: shared.barriers(1),
             turns: shared.barriers(2),
@@ -169,16 +188,16 @@ impl<const BOXES: usize> Tiles<BOXES> {
         };
         if thread::thread_idx_x() == 0 {
             // One arrival a warp of the consumers.
-            const WARPS: u32 = wgmma::SIZE / warp::SIZE;
+            const WARPS: u32 = CONSUMER_WARPS as u32;
             tiles.q_full.init(0, 1);
-            tiles.q_empty.init(0, 2 * WARPS);
-            tiles.turns.init(0, WARPS);
-            tiles.turns.init(1, WARPS);
+            tiles.q_empty.init(0, WARPS);
+            tiles.turns.init(0, WARPS / 2);
+            tiles.turns.init(1, WARPS / 2);
             for stage in 0..STAGES {
                 tiles.k_full.init(stage, 1);
                 tiles.v_full.init(stage, 1);
-                tiles.k_empty.init(stage, 2 * WARPS);
-                tiles.v_empty.init(stage, 2 * WARPS);
+                tiles.k_empty.init(stage, WARPS);
+                tiles.v_empty.init(stage, WARPS);
             }
             mbarrier::fence_init();
         }
@@ -205,6 +224,7 @@ fn attention<const DIM: usize, const SUMS: usize, const BOXES: usize>(
     k_cache: InBoxes<f16, TILE_KEYS>,
     v_cache: InBoxes<f16, TILE_KEYS>,
     positions: In<u32>,
+    next: InOut<u32>,
     shape: Shape,
 ) {
     let tiles = Tiles::<BOXES>::new();
@@ -215,7 +235,7 @@ fn attention<const DIM: usize, const SUMS: usize, const BOXES: usize>(
     if warpgroup == 0 {
         wgmma::release_registers::<24>();
         if thread::thread_idx_x() == 0 {
-            produce::<DIM, BOXES>(q, k_cache, v_cache, positions, tiles, shape);
+            produce::<DIM, BOXES>(q, k_cache, v_cache, positions, next, tiles, shape);
         }
     } else {
         wgmma::take_registers::<240>();
@@ -231,14 +251,23 @@ fn produce<const DIM: usize, const BOXES: usize>(
     k_cache: InBoxes<f16, TILE_KEYS>,
     v_cache: InBoxes<f16, TILE_KEYS>,
     positions: In<u32>,
+    next: InOut<u32>,
     tiles: Tiles<BOXES>,
     shape: Shape,
 ) {
     const BOX_BYTES: u32 = InBoxes::<f16, TILE_KEYS>::BYTES;
-    let (mut round, mut place) = (0, Place::START);
-    while let Some(piece) = shape.piece(positions, round) {
+    let n_pieces = shape.n_pieces();
+    let (mut i, mut parity, mut place) = (thread::block_idx_x(), 0, Place::START);
+    loop {
         // The first round finds everything empty: the phase before the first counts as complete.
-        tiles.q_empty.wait(0, (round + 1) % 2);
+        tiles.q_empty.wait(0, parity ^ 1);
+        tiles.piece.store::<4>(0, [i; 4]);
+        tiles.piece.store::<4>(4, [i; 4]);
+        if i >= n_pieces {
+            tiles.q_full.arrive(0);
+            return;
+        }
+        let piece = shape.piece(positions, i);
         tiles.q_full.arrive_expect(0, BOXES as u32 * InBoxes::<f16, TILE_QUERIES>::BYTES);
         for part in 0..BOXES {
             let col = piece.head * DIM as u32 + part as u32 * BOX_DIMS;
@@ -262,7 +291,8 @@ fn produce<const DIM: usize, const BOXES: usize>(
             }
             place = place.next::<STAGES>();
         }
-        round += 1;
+        i = take_piece(next, n_pieces);
+        parity ^= 1;
     }
 }
 
@@ -501,8 +531,13 @@ fn consume<const DIM: usize, const SUMS: usize, const BOXES: usize>(
         k_place: Place::START,
         v_place: Place::START,
     };
-    let mut round = 0;
-    while let Some(piece) = shape.piece(positions, round) {
+    let n_pieces = shape.n_pieces();
+    let place = warp::warp_id() as usize % CONSUMER_WARPS;
+    let mut parity = 0;
+    tiles.q_full.wait(0, parity);
+    let mut i = warp::shuffle_idx(tiles.piece.get(place), 0);
+    while i < n_pieces {
+        let piece = shape.piece(positions, i);
         let token = piece.first_token + row;
         this.softmax.begin([position(token), position(token + 8)]);
         this.sums = Accumulators::zero();
@@ -512,7 +547,6 @@ fn consume<const DIM: usize, const SUMS: usize, const BOXES: usize>(
         let n_clear = warp::shuffle_idx((earliest + 1) / TILE_KEYS, 0);
         let n_key_tiles = warp::shuffle_idx(piece.n_key_tiles, 0);
 
-        tiles.q_full.wait(0, round % 2);
         let mut tile = n_key_tiles - 1;
         this.take_turn();
         this.score::<DIM>();
@@ -537,7 +571,9 @@ fn consume<const DIM: usize, const SUMS: usize, const BOXES: usize>(
         this.sums.finish();
         this.release_values();
         this.store::<DIM>(y, piece.head, token, shape);
-        round += 1;
+        parity ^= 1;
+        tiles.q_full.wait(0, parity);
+        i = warp::shuffle_idx(tiles.piece.get(place), 0);
     }
 }
 

@@ -35,7 +35,8 @@ impl Prefill {
         (n_kv_heads * self.n_heads / self.n_kv_heads) as u32
     }
 
-    /// Launches the kernel on a GPU with so many multiprocessors: see [`attention_wgmma_f16_d64`] for shapes.
+    /// Launches the kernel on a GPU with so many multiprocessors: see [`attention_wgmma_f16_d64`] for shapes. `next` is a
+    /// zero, and is one again afterwards.
     ///
     /// # Errors
     /// Those of the device.
@@ -51,6 +52,7 @@ impl Prefill {
         k_cache: &DeviceSlice<f16>,
         v_cache: &DeviceSlice<f16>,
         positions: &DeviceSlice<u32>,
+        next: &mut DeviceSlice<u32>,
     ) -> Result<(), D::Error> {
         let Self { n_tokens, n_heads, n_kv_heads, head_dim, n_ctx, scale } = *self;
         assert!(n_heads.is_multiple_of(n_kv_heads), "{n_heads} query heads over {n_kv_heads} heads");
@@ -74,6 +76,7 @@ impl Prefill {
                         k_cache,
                         v_cache,
                         positions,
+                        next,
                         n_tokens,
                         n_heads,
                         n_kv_heads,

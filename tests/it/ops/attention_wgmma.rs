@@ -125,7 +125,11 @@ fn check<D: Device>(device: &D, case: Case) {
     let k = device.upload(&inputs.k, Purpose::KvCache).unwrap();
     let v = device.upload(&inputs.v, Purpose::KvCache).unwrap();
     let positions = device.upload(&case.positions(), Purpose::Other).unwrap();
-    case.prefill().launch(device, 3, &mut y, &q, &k, &v, &positions).unwrap();
+    let mut next = device.upload(&[0], Purpose::Other).unwrap();
+    // Twice: the counter is left as it was found.
+    for _ in 0..2 {
+        case.prefill().launch(device, 3, &mut y, &q, &k, &v, &positions, &mut next).unwrap();
+    }
     let found: Vec<f32> = device.download(&y).unwrap().into_iter().map(f16::to_f32).collect();
     let (expected, bound) = reference_and_bound(&case, &inputs);
     assert_within("attention", &found, &expected, &[case.n_tokens, case.n_heads, case.head_dim], |i| {
