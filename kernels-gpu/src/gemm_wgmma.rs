@@ -38,6 +38,7 @@ const STAGES_256: usize = 4;
 const STAGES_224: usize = 4;
 const STAGES_192: usize = 4;
 const STAGES_128: usize = 5;
+const STAGES_64: usize = 8;
 
 /// y[t, o] = Σ w[o, k] · x[t, k], all in bf16, tiles of 128 tokens by 256 rows.
 ///
@@ -99,6 +100,19 @@ pub fn gemm_wgmma_bf16_n128(
     gemm::<bf16, 128, 64, STAGES_128>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
+/// As [`gemm_wgmma_bf16_n256`], tiles of 128 tokens by 64 rows, for so few tokens that reading w is what counts.
+#[kernel(threads = THREADS, shared = shared_bytes(64, STAGES_64), min_blocks = 1, pdl, sm_90a)]
+pub fn gemm_wgmma_bf16_n64(
+    y: OutBoxes<bf16, Y_BOX>,
+    w: InBoxes<bf16, 64>,
+    x: InBoxes<bf16, TILE_TOKENS>,
+    n_tokens: u32,
+    n_rows: u32,
+    n_cols: u32,
+) {
+    gemm::<bf16, 64, 32, STAGES_64>(y, w, x, n_tokens, n_rows, n_cols);
+}
+
 /// As [`gemm_wgmma_bf16_n256`], all in f16.
 #[kernel(threads = THREADS, shared = shared_bytes(256, STAGES_256), min_blocks = 1, pdl, sm_90a)]
 pub fn gemm_wgmma_f16_n256(
@@ -149,6 +163,19 @@ pub fn gemm_wgmma_f16_n128(
     n_cols: u32,
 ) {
     gemm::<f16, 128, 64, STAGES_128>(y, w, x, n_tokens, n_rows, n_cols);
+}
+
+/// As [`gemm_wgmma_bf16_n64`], all in f16.
+#[kernel(threads = THREADS, shared = shared_bytes(64, STAGES_64), min_blocks = 1, pdl, sm_90a)]
+pub fn gemm_wgmma_f16_n64(
+    y: OutBoxes<f16, Y_BOX>,
+    w: InBoxes<f16, 64>,
+    x: InBoxes<f16, TILE_TOKENS>,
+    n_tokens: u32,
+    n_rows: u32,
+    n_cols: u32,
+) {
+    gemm::<f16, 64, 32, STAGES_64>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// What the tiles of y are: their numbers, and which are whose.

@@ -21,7 +21,7 @@ pub struct Shape {
 /// How a product is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Whole tiles of [`TILE_TOKENS`] by this many rows (128, 192, 224 or 256).
+    /// Whole tiles of [`TILE_TOKENS`] by this many rows (64, 128, 192, 224 or 256).
     Tiles {
         /// Rows of a tile.
         rows: u32,
@@ -168,7 +168,7 @@ impl std::fmt::Display for Plan {
 }
 
 macro_rules! launch {
-    ($name:ident, $ty:ty, $n256:ident, $n224:ident, $n192:ident, $n128:ident, $t64:ident, $t128:ident, $pieces:ident) => {
+    ($name:ident, $ty:ty, $n256:ident, $n224:ident, $n192:ident, $n128:ident, $n64:ident, $t64:ident, $t128:ident, $pieces:ident) => {
         impl Plan {
             /// Launches the product; `workspace` has at least [`Plan::workspace_len`] elements.
             ///
@@ -199,6 +199,7 @@ macro_rules! launch {
                             224 => device.launch($n224 { y, w, x, n_tokens, n_rows, n_cols }, grid),
                             192 => device.launch($n192 { y, w, x, n_tokens, n_rows, n_cols }, grid),
                             128 => device.launch($n128 { y, w, x, n_tokens, n_rows, n_cols }, grid),
+                            64 => device.launch($n64 { y, w, x, n_tokens, n_rows, n_cols }, grid),
                             _ => panic!("no product with tiles of {rows} rows"),
                         }
                     }
@@ -261,6 +262,7 @@ launch!(
     gemm_wgmma_bf16_n224,
     gemm_wgmma_bf16_n192,
     gemm_wgmma_bf16_n128,
+    gemm_wgmma_bf16_n64,
     gemm_stream_bf16_t64,
     gemm_stream_bf16_t128,
     gemm_pieces_bf16
@@ -272,6 +274,7 @@ launch!(
     gemm_wgmma_f16_n224,
     gemm_wgmma_f16_n192,
     gemm_wgmma_f16_n128,
+    gemm_wgmma_f16_n64,
     gemm_stream_f16_t64,
     gemm_stream_f16_t128,
     gemm_pieces_f16

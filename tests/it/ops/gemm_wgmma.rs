@@ -92,7 +92,7 @@ const fn shape(n_tokens: usize, n_rows: usize, n_cols: usize) -> Shape {
 /// Partial tiles in all dimensions: 130 = 128 + 2 tokens, rows that end within a box, 136 = 2 · 64 + 8 columns.
 #[test]
 fn partial_tiles() {
-    for rows in [128, 192, 224, 256] {
+    for rows in [64, 128, 192, 224, 256] {
         let shape = shape(130, rows as usize + 40, 136);
         on_hopper!(|device| check::<bf16, _>(device, Plan::tiles(shape, rows, 2)));
     }
@@ -107,6 +107,7 @@ fn blocks_take_several_tiles() {
     on_hopper!(|device| check::<f16, _>(device, Plan::tiles(shape(8, 400, 64), 192, 3)));
     on_hopper!(|device| check::<f16, _>(device, Plan::tiles(shape(8, 448, 64), 224, 3)));
     on_hopper!(|device| check::<f16, _>(device, Plan::tiles(shape(8, 128, 64), 128, 3)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::tiles(shape(8, 320, 64 * 9), 64, 3)));
 }
 
 #[test]
