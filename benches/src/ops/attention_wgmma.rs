@@ -1,0 +1,106 @@
+//! `attention_wgmma`: prompts of 8k and 16k tokens.
+
+use kernels_gpu::attention_wgmma::{
+    TILE_QUERIES, attention_bytes, attention_flops, attention_wgmma_f16_d64, attention_wgmma_f16_d96,
+    attention_wgmma_f16_d128,
+};
+use kernels_gpu::launch::{Device, Grid, Matrix};
+use kernels_gpu::simt::f16;
+use oxwarp::cuda::{Cuda, Error};
+
+use super::attention::{self, Cache, Composition};
+use crate::case::{Case, Check, Peer, Subject, Work, allowed};
+use crate::error::Result;
+use crate::lab::{Lab, Sets};
+use crate::torch::Attention;
+
+/// Heads, heads of keys, elements of a head, tokens.
+const SHAPES: [[usize; 4]; 4] =
+    [[32, 8, 128, 8192], [32, 8, 128, 16_384], [14, 2, 64, 8192], [32, 32, 96, 8192]];
+
+pub fn cases() -> Vec<Case> {
+    let case = |[n_heads, n_kv_heads, head_dim, n_tokens]: [usize; 4]| {
+        let shape = Attention { n_heads, n_kv_heads, head_dim, n_tokens, n_keys: n_tokens };
+        let bytes = attention_bytes(n_tokens, n_heads, n_kv_heads, head_dim) as usize;
+        let work = Work::reading(bytes, attention_flops(n_tokens, n_heads, head_dim) as usize);
+        let make = move |lab: &Lab| Wgmma::new(lab, shape);
+        Case::new("attention_wgmma", attention::name(shape), work, make).attention(shape).hopper()
+    };
+    SHAPES.into_iter().map(case).collect()
+}
+
+struct Wgmma {
+    cache: Cache,
+    q: Sets<f16>,
+    y: Sets<f16>,
+    peer: Composition,
+}
+
+impl Wgmma {
+    fn new(lab: &Lab, shape: Attention) -> Result<Self> {
+        let cache = Cache::new(lab, shape)?;
+        let n = attention::n_queries(shape);
+        let (q, y) = (lab.normal(cache.n_sets, n)?, lab.zeros(cache.n_sets, n)?);
+        Ok(Wgmma { q, y, peer: Composition::new(lab, &cache)?, cache })
+    }
+}
+
+impl Subject for Wgmma {
+    fn n_sets(&self) -> usize {
+        self.cache.n_sets
+    }
+
+    fn rotated_bytes(&self) -> u64 {
+        self.cache.size_bytes() + self.q.size_bytes() + self.y.size_bytes()
+    }
+
+    fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
+        let Attention { n_heads, n_kv_heads, head_dim, n_tokens, n_keys } = self.cache.shape;
+        let q = Matrix::new(self.q.get(set), n_tokens, n_heads * head_dim);
+        let k_cache = Matrix::new(self.cache.k.get(set), n_kv_heads * n_keys, head_dim);
+        let v_cache = Matrix::new(self.cache.v.get(set), n_kv_heads * n_keys, head_dim);
+        let (y, positions) = (self.y.get_mut(set), &*self.cache.positions);
+        let scale = attention::scale(self.cache.shape);
+        let [n_heads, n_kv_heads, n_tokens, n_ctx] =
+            [n_heads, n_kv_heads, n_tokens, n_keys].map(|n| n as u32);
+        let grid = Grid::xy(n_heads, n_tokens.div_ceil(TILE_QUERIES));
+        macro_rules! launch {
+            ($kernel:ident) => {
+                device.launch(
+                    $kernel {
+                        y,
+                        q,
+                        k_cache,
+                        v_cache,
+                        positions,
+                        n_tokens,
+                        n_heads,
+                        n_kv_heads,
+                        n_ctx,
+                        scale,
+                    },
+                    grid,
+                )
+            };
+        }
+        match head_dim {
+            64 => launch!(attention_wgmma_f16_d64),
+            96 => launch!(attention_wgmma_f16_d96),
+            128 => launch!(attention_wgmma_f16_d128),
+            _ => panic!("no kernel for heads of {head_dim} elements"),
+        }
+    }
+
+    fn reset(&mut self, device: &Cuda) -> Result<()> {
+        Ok(device.zero(self.y.get_mut(0))?)
+    }
+
+    fn check(&mut self, device: &Cuda) -> Result<Check> {
+        // Weights of 16 bits too.
+        self.cache.check(device, self.y.get(0), self.q.get(0), 2.0 * allowed::F16)
+    }
+
+    fn peer(&mut self) -> Option<Peer> {
+        Some(self.peer.peer(&self.cache))
+    }
+}
