@@ -161,6 +161,13 @@ pub mod allowed {
     pub const F32: f64 = 1e-4;
     pub const F16: f64 = 4.0 / 2048.0 + F32;
     pub const BF16: f64 = 4.0 / 256.0 + F32;
+    /// Averages of values, small against their terms, with weights from the fast exponential.
+    pub const ATTENTION_F32: f64 = 1e-3;
+
+    /// Sums in f32 on the tensor cores, which cut off instead of rounding, 16 products at a time.
+    pub fn tensor_cores(n_cols: usize) -> f64 {
+        4.0 * n_cols.div_ceil(16) as f64 / f64::from(1 << 23) + F32
+    }
 }
 
 /// Whether a case is asked for: every word of the filter has an alternative, separated by commas, that the case's op and

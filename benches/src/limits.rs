@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::lab::Lab;
 use crate::measure::{Pace, time};
 use crate::race::best_algorithm;
-use crate::vendor::Product;
+use crate::vendor::{Product, Vendor};
 
 /// The limits, and how each was found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,32 +83,45 @@ fn copy(lab: &Lab, pace: Pace) -> Result<f64> {
     Ok(2.0 * BYTES as f64 / stats.median_us / 1e3)
 }
 
+/// Tokens, rows and columns of the product that is the limit.
+const N: usize = 8192;
+
 /// The library's best, or this project's where there is none.
 fn matmul(lab: &Lab, pace: Pace) -> Result<(Option<f64>, String)> {
-    const N: usize = 8192;
-    let flops = 2.0 * (N as f64).powi(3);
+    let tflop_s = |us: f64| Some(2.0 * (N as f64).powi(3) / us / 1e6);
+    let why = match &lab.vendor {
+        Err(_) => "no vendor's library".to_string(),
+        Ok(vendor) => match vendors_us(lab, vendor, pace) {
+            Ok(us) => return Ok((tflop_s(us), format!("{}, bf16 {N} x {N} x {N}", vendor.name))),
+            Err(error) => error.to_string(),
+        },
+    };
+    if lab.device.info().capability != Version::new(9, 0) {
+        return Ok((None, format!("not measured: {why}, and no kernel for this GPU")));
+    }
+    Ok((tflop_s(our_us(lab, pace)?), format!("kernel gemm_wgmma, bf16 {N} x {N} x {N}; {why}")))
+}
+
+fn vendors_us(lab: &Lab, vendor: &Vendor, pace: Pace) -> Result<f64> {
     let (w, x) = (lab.normal::<bf16>(1, N * N)?, lab.normal::<bf16>(1, N * N)?);
     let mut y = lab.zeros::<bf16>(1, N * N)?;
-    if let Ok(vendor) = &lab.vendor {
-        let product = Product::new(y.get_mut(0), w.get(0), x.get(0), [N, N, N]);
-        let prepared = vendor.prepare(&product)?;
-        // SAFETY: the operands are the buffers above.
-        let (algorithm, _) = unsafe { best_algorithm(&lab.device, vendor, &[product]) }?;
-        // SAFETY: as above.
-        let mut queue = |_| unsafe { prepared.queue(&product, &algorithm) };
-        let us = time(&lab.device, &mut queue, 1, pace)?.median_us;
-        return Ok((Some(flops / us / 1e6), format!("{}, bf16 {N} x {N} x {N}", vendor.name)));
-    }
-    if lab.device.info().capability != Version::new(9, 0) {
-        // No product of this project's is a limit there: nothing is bound by it.
-        return Ok((None, "not measured: no vendor's library, no kernel for this GPU".into()));
-    }
-    let mut workspace = lab.zeros::<f32>(1, 0)?;
+    let product = Product::new(y.get_mut(0), w.get(0), x.get(0), [N, N, N]);
+    let prepared = vendor.prepare(&product)?;
+    // SAFETY: the operands are the buffers above.
+    let (algorithm, _) = unsafe { best_algorithm(&lab.device, vendor, &[product]) }?;
+    // SAFETY: as above.
+    let mut queue = |_| unsafe { prepared.queue(&product, &algorithm) };
+    Ok(time(&lab.device, &mut queue, 1, pace)?.median_us)
+}
+
+fn our_us(lab: &Lab, pace: Pace) -> Result<f64> {
+    let (w, x) = (lab.normal::<bf16>(1, N * N)?, lab.normal::<bf16>(1, N * N)?);
+    let mut y = lab.zeros::<bf16>(1, N * N)?;
     let plan = Plan::new(Shape { n_tokens: N, n_rows: N, n_cols: N }, lab.device.info().n_multiprocessors);
+    let mut workspace = lab.zeros::<f32>(1, plan.workspace_len())?;
     let mut queue =
         |_| Ok(plan.launch_bf16(&lab.device, y.get_mut(0), w.get(0), x.get(0), workspace.get_mut(0))?);
-    let us = time(&lab.device, &mut queue, 1, pace)?.median_us;
-    Ok((Some(flops / us / 1e6), format!("kernel gemm_wgmma, bf16 {N} x {N} x {N}")))
+    Ok(time(&lab.device, &mut queue, 1, pace)?.median_us)
 }
 
 #[cfg(test)]

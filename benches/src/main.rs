@@ -74,8 +74,8 @@ fn bench(options: &Options) -> Result<bool> {
         eprintln!("no case matches {:?}: --list shows all", options.filter);
         return Ok(false);
     }
-    if env::var_os("OXWARP_SYNC").is_some() {
-        eprintln!("OXWARP_SYNC makes every launch wait, which cannot be timed: unset it");
+    if env::var_os("OXWARP_SYNC").is_some_and(|value| value == "1") {
+        eprintln!("OXWARP_SYNC=1 makes every launch wait, which cannot be timed: unset it");
         return Ok(false);
     }
     let device = Cuda::open(options.gpu)?;

@@ -545,8 +545,3 @@ fn consume<const DIM: usize, const SUMS: usize, const BOXES: usize>(
 pub const fn attention_flops(n_tokens: usize, n_heads: usize, head_dim: usize) -> u64 {
     4 * (n_tokens as u64 * (n_tokens as u64 + 1) / 2) * n_heads as u64 * head_dim as u64
 }
-
-/// Bytes that a launch must move at least over a prompt from an empty cache: queries and results once, keys and values once.
-pub const fn attention_bytes(n_tokens: usize, n_heads: usize, n_kv_heads: usize, head_dim: usize) -> u64 {
-    2 * 2 * n_tokens as u64 * (n_heads + n_kv_heads) as u64 * head_dim as u64
-}

@@ -104,7 +104,7 @@ impl Subject for Decode {
     }
 
     fn check(&mut self, device: &Cuda) -> Result<Check> {
-        self.cache.check(device, self.y.get(0), self.q.get(0), allowed::F32)
+        self.cache.check(device, self.y.get(0), self.q.get(0), allowed::ATTENTION_F32)
     }
 
     fn peer(&mut self) -> Option<Peer> {

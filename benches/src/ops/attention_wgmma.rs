@@ -1,10 +1,8 @@
 //! `attention_wgmma`: prompts of 8k and 16k tokens.
 
-use kernels_gpu::attention_wgmma::{
-    TILE_QUERIES, attention_bytes, attention_flops, attention_wgmma_f16_d64, attention_wgmma_f16_d96,
-    attention_wgmma_f16_d128,
-};
-use kernels_gpu::launch::{Device, Grid, Matrix};
+use kernels_gpu::attention_wgmma::attention_flops;
+use kernels_gpu::attention_wgmma::prefill::Prefill;
+use kernels_gpu::launch::Device as _;
 use kernels_gpu::simt::f16;
 use oxwarp::cuda::{Cuda, Error};
 
@@ -21,12 +19,18 @@ const SHAPES: [[usize; 4]; 4] =
 pub fn cases() -> Vec<Case> {
     let case = |[n_heads, n_kv_heads, head_dim, n_tokens]: [usize; 4]| {
         let shape = Attention { n_heads, n_kv_heads, head_dim, n_tokens, n_keys: n_tokens };
-        let bytes = attention_bytes(n_tokens, n_heads, n_kv_heads, head_dim) as usize;
+        let bytes = prefill(shape).bytes() as usize;
         let work = Work::reading(bytes, attention_flops(n_tokens, n_heads, head_dim) as usize);
         let make = move |lab: &Lab| Wgmma::new(lab, shape);
         Case::new("attention_wgmma", attention::name(shape), work, make).attention(shape).hopper()
     };
     SHAPES.into_iter().map(case).collect()
+}
+
+/// The launch of a shape.
+fn prefill(shape: Attention) -> Prefill {
+    let Attention { n_heads, n_kv_heads, head_dim, n_tokens, n_keys } = shape;
+    Prefill { n_tokens, n_heads, n_kv_heads, head_dim, n_ctx: n_keys, scale: attention::scale(shape) }
 }
 
 struct Wgmma {
@@ -55,40 +59,10 @@ impl Subject for Wgmma {
     }
 
     fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
-        let Attention { n_heads, n_kv_heads, head_dim, n_tokens, n_keys } = self.cache.shape;
-        let q = Matrix::new(self.q.get(set), n_tokens, n_heads * head_dim);
-        let k_cache = Matrix::new(self.cache.k.get(set), n_kv_heads * n_keys, head_dim);
-        let v_cache = Matrix::new(self.cache.v.get(set), n_kv_heads * n_keys, head_dim);
-        let (y, positions) = (self.y.get_mut(set), &*self.cache.positions);
-        let scale = attention::scale(self.cache.shape);
-        let [n_heads, n_kv_heads, n_tokens, n_ctx] =
-            [n_heads, n_kv_heads, n_tokens, n_keys].map(|n| n as u32);
-        let grid = Grid::xy(n_heads, n_tokens.div_ceil(TILE_QUERIES));
-        macro_rules! launch {
-            ($kernel:ident) => {
-                device.launch(
-                    $kernel {
-                        y,
-                        q,
-                        k_cache,
-                        v_cache,
-                        positions,
-                        n_tokens,
-                        n_heads,
-                        n_kv_heads,
-                        n_ctx,
-                        scale,
-                    },
-                    grid,
-                )
-            };
-        }
-        match head_dim {
-            64 => launch!(attention_wgmma_f16_d64),
-            96 => launch!(attention_wgmma_f16_d96),
-            128 => launch!(attention_wgmma_f16_d128),
-            _ => panic!("no kernel for heads of {head_dim} elements"),
-        }
+        let (y, q) = (self.y.get_mut(set), self.q.get(set));
+        let (k, v) = (self.cache.k.get(set), self.cache.v.get(set));
+        let n_multiprocessors = device.info().n_multiprocessors;
+        prefill(self.cache.shape).launch(device, n_multiprocessors, y, q, k, v, &self.cache.positions)
     }
 
     fn reset(&mut self, device: &Cuda) -> Result<()> {
@@ -97,7 +71,7 @@ impl Subject for Wgmma {
 
     fn check(&mut self, device: &Cuda) -> Result<Check> {
         // Weights of 16 bits too.
-        self.cache.check(device, self.y.get(0), self.q.get(0), 2.0 * allowed::F16)
+        self.cache.check(device, self.y.get(0), self.q.get(0), 2.0 * allowed::F16 + allowed::ATTENTION_F32)
     }
 
     fn peer(&mut self) -> Option<Peer> {

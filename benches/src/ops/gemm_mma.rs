@@ -64,7 +64,8 @@ impl Subject for Gemm {
     }
 
     fn check(&mut self, device: &Cuda) -> Result<Check> {
-        product::check(device, self.y.get(0), self.w.get(0), self.x.get(0), self.shape, allowed::F32)
+        let allowed = allowed::tensor_cores(self.shape[2]);
+        product::check(device, self.y.get(0), self.w.get(0), self.x.get(0), self.shape, allowed)
     }
 
     fn peer(&mut self) -> Option<Peer> {

@@ -79,7 +79,9 @@ pub fn notes(report: &Report) -> String {
     let mut text = String::from(
         "µs: median of a launch, ± the distance of the quartiles. limit: the least time that the limits of this run allow, of \
          the time. ours, SDPA: how many times as long cuBLAS's best and PyTorch's best way take. error: the largest of a \
-         sample against f64, in units of the root mean square. in cache: too small to be rotated past the cache.\n",
+         sample against f64, in units of the root mean square. in cache: too small to be rotated past the cache. \
+         Launches of ours overlap with the one before as far as they allow it (programmatic dependent launch), as they do in \
+         a model.\n",
     );
     let mut said: Vec<&str> = report.rows.iter().filter_map(|row| row.note.as_deref()).collect();
     said.dedup();

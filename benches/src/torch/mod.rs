@@ -20,11 +20,14 @@ pub struct Attention {
 
 const SCRIPT: &str = include_str!("sdpa.py");
 
-/// What PyTorch took for each shape, by back end: times, or why there are none.
+/// A back end, and its times or why there are none.
+type Time = (String, Result<Stats, String>);
+
+/// What PyTorch took for each shape.
 #[derive(Debug, Default, PartialEq)]
 pub struct Torch {
     pub version: String,
-    times: BTreeMap<Attention, Vec<(String, Result<Stats, String>)>>,
+    times: BTreeMap<Attention, Vec<Time>>,
 }
 
 #[derive(Deserialize)]
@@ -69,7 +72,7 @@ impl Torch {
     }
 
     /// Times of a shape, by back end.
-    pub fn times(&self, shape: Attention) -> &[(String, Result<Stats, String>)] {
+    pub fn times(&self, shape: Attention) -> &[Time] {
         self.times.get(&shape).map_or(&[], Vec::as_slice)
     }
 }

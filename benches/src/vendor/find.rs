@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn a_folder_that_the_user_names_is_the_only_one() {
         let root = tempfile::tempdir().expect("a folder");
-        assert_eq!(candidates("cublasLt", Some(root.path()), OsStr::new("python3")), [PathBuf::new(); 0]);
+        assert!(candidates("cublasLt", Some(root.path()), OsStr::new("python3")).is_empty());
         fs::write(root.path().join("libcublasLt.so.13"), "").expect("written");
         let found = candidates("cublasLt", Some(root.path()), OsStr::new("python3"));
         assert_eq!(found, [root.path().join("libcublasLt.so.13")]);
