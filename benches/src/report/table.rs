@@ -7,7 +7,7 @@ use crate::limits::Limits;
 pub fn heading() -> String {
     format!(
         "{:<18} {:<30} {:>10} {:>6} {:>8} {:>7} {:>6} {:>9} {:>7} {:>7} {:>8}",
-        "op", "case", "µs", "± %", "TFLOP/s", "GB/s", "limit", "µs cuBLAS", "ours", "SDPA", "error"
+        "op", "case", "µs", "± %", "TFLOP/s", "GB/s", "limit", "µs cuBLAS", "xcuBLAS", "xSDPA", "error"
     )
 }
 
@@ -78,7 +78,7 @@ fn peer_lines(row: &Row) -> impl Iterator<Item = String> {
 pub fn notes(report: &Report) -> String {
     let mut text = String::from(
         "µs: median of a launch, ± the distance of the quartiles. limit: the least time that the limits of this run allow, of \
-         the time. ours, SDPA: how many times as long cuBLAS's best and PyTorch's best way take. error: the largest of a \
+         the time. xcuBLAS, xSDPA: how many times as long cuBLAS's best and PyTorch's best way take. error: the largest of a \
          sample against f64, in units of the root mean square. in cache: too small to be rotated past the cache. \
          Launches of ours overlap with the one before as far as they allow it (programmatic dependent launch), as they do in \
          a model.\n",
