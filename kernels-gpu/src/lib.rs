@@ -19,6 +19,7 @@
 //! | [`gemm_mma`] | the same on the tensor cores |
 //! | [`gemv`] | linear layers over one token |
 //! | [`kv_cache`] | writes new keys and values into the cache |
+//! | [`read`] | reads memory as fast as it goes, for measurements |
 //! | [`repack`] | brings a file's blocks into the layout that kernels read |
 //! | [`rmsnorm`] | divides rows by their root mean square |
 //! | [`rope`] | rotary position embedding |
@@ -63,6 +64,7 @@ pub mod gemm_mma;
 pub mod gemm_wgmma;
 pub mod gemv;
 pub mod kv_cache;
+pub mod read;
 pub mod repack;
 pub mod rmsnorm;
 pub mod rope;

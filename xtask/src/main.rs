@@ -1,5 +1,6 @@
-//! The project's commands: `cargo xtask demo`, `test`, `setup`, `build-ptx`, `tidy`.
+//! The project's commands: `cargo xtask demo`, `test`, `bench`, `setup`, `build-ptx`, `tidy`.
 
+mod bench;
 mod command;
 mod demo;
 mod paths;
@@ -17,6 +18,7 @@ usage: cargo xtask <command>
 
   demo                 set up what is missing, and run a small real model
   test                 set up what is missing, and run every check and test
+  bench [FILTER] ...   time the kernels on this machine's GPU; `bench --help` lists the options
 
   setup                fetch what is missing: compiler parts, ptxas, the demo model
   build-ptx            compile and check the GPU kernels (target/ptx)
@@ -40,6 +42,7 @@ fn dispatch(words: &[&str]) -> Result<()> {
     match words {
         ["demo"] => demo::command(),
         ["test"] => test::command(),
+        ["bench", arguments @ ..] => bench::command(arguments),
         ["setup"] => setup::command(),
         ["build-ptx", options @ ..] => ptx::build(build_options(options)?),
         ["tidy"] => tidy::check(),

@@ -36,6 +36,8 @@ pub struct GpuInfo {
     pub n_multiprocessors: u32,
     /// Dynamic shared memory that a block can ask for.
     pub shared_bytes_max: u32,
+    /// The second-level cache.
+    pub l2_bytes: u32,
 }
 
 /// A GPU with its kernels loaded, and a stream of work on it.
@@ -149,6 +151,34 @@ impl Cuda {
     /// Those of the kernels.
     pub fn synchronize(&self) -> Result<(), Error> {
         self.stream.synchronize(None)
+    }
+
+    /// The driver's handle of the stream, a `CUstream`, for libraries that queue work of their own between launches. It is
+    /// valid as long as `self`; the context that it belongs to is current in the thread that called `self` last.
+    pub fn stream_handle(&self) -> *mut c_void {
+        self.raw_stream().cast()
+    }
+
+    /// Queues a copy within the GPU's memory.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    ///
+    /// # Panics
+    /// If the lengths differ, or a batch is open.
+    pub fn copy_within<T: Element>(
+        &self,
+        dst: &mut DeviceSlice<T>,
+        src: &DeviceSlice<T>,
+    ) -> Result<(), Error> {
+        assert!(dst.len() == src.len(), "copy of {} elements into {}", src.len(), dst.len());
+        self.assert_no_batch("a copy");
+        self.gpu.vram.bind()?;
+        // SAFETY: both spans have this size and are borrowed, `dst` exclusively, so they do not overlap.
+        let queued = unsafe {
+            raw::cuMemcpyDtoDAsync_v2(dst.address(), src.address(), src.size_bytes(), self.raw_stream())
+        };
+        self.gpu.vram.check(queued, None)
     }
 
     /// Queues a copy of the first bytes of `src`.
@@ -310,6 +340,7 @@ fn describe(device: CustDevice, index: u32) -> Result<GpuInfo, Error> {
         total_bytes: device.total_memory().map_err(|error| cust_error("cuDeviceTotalMem_v2", error))? as u64,
         n_multiprocessors: number(DeviceAttribute::MultiprocessorCount)?,
         shared_bytes_max: shared_bytes_max(device)?,
+        l2_bytes: number(DeviceAttribute::L2CacheSize)?,
     })
 }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use cust::sys::CUgraphExec;
+use cust::sys::{CUgraph, CUgraphExec};
 use kernels_gpu::launch::{Grid, KernelArgs, KernelMeta};
 
 use super::raw;
@@ -85,10 +85,12 @@ impl Cuda {
                 let recording = entry.into_mut();
                 recording.last_call = n_calls;
                 if recording.graph.is_none() {
-                    recording.graph = Some(self.capture(&launches)?);
+                    recording.graph = Some(self.capture(|| self.launch_all(&launches))?);
                 }
                 let graph = recording.graph.as_ref().expect("made above");
-                self.run(graph)
+                // SAFETY: the list of launches of this very call is that of the graph, so every address in it is borrowed by
+                // the caller, as for a launch.
+                unsafe { self.launch_graph(graph) }
             }
             entry => {
                 self.launch_all(&launches)?;
@@ -102,17 +104,31 @@ impl Cuda {
         launches.iter().try_for_each(|launch| self.launch_now(launch))
     }
 
-    fn capture(&self, launches: &[QueuedLaunch]) -> Result<Graph, Error> {
+    /// Makes a graph of everything that `queue` queues in this device's stream, none of which runs now.
+    ///
+    /// # Errors
+    /// Those of `queue`, and of the driver when something cannot be part of a graph.
+    ///
+    /// # Panics
+    /// If a batch is open: its launches would be collected there.
+    pub fn capture<E: From<Error>>(&self, queue: impl FnOnce() -> Result<(), E>) -> Result<Graph, E> {
+        assert!(self.queue.borrow().is_none(), "a capture within a batch");
         let stream = self.raw_stream();
-        self.vram().bind()?;
+        self.vram().bind().map_err(Error::from)?;
         // SAFETY: a stream of this context, in which this thread alone queues.
-        unsafe { raw::cuStreamBeginCapture_v2(stream, raw::CAPTURE_THREAD_LOCAL) }?;
-        let launched = self.launch_all(launches);
+        unsafe { raw::cuStreamBeginCapture_v2(stream, raw::CAPTURE_THREAD_LOCAL) }.map_err(Error::from)?;
+        let queued = queue();
         let mut graph = std::ptr::null_mut();
         // SAFETY: the stream is capturing; `graph` is a place for a handle.
         let ended = unsafe { raw::cuStreamEndCapture(stream, &mut graph) };
-        launched?;
-        ended?;
+        queued?;
+        ended.map_err(Error::from)?;
+        Ok(self.instantiate(graph)?)
+    }
+
+    /// The executable form of a graph, which takes the graph's place.
+    fn instantiate(&self, graph: CUgraph) -> Result<Graph, Error> {
+        let stream = self.raw_stream();
         let mut exec = std::ptr::null_mut();
         // SAFETY: a captured graph, a place for a handle.
         let instantiated = unsafe { raw::cuGraphInstantiateWithFlags(&mut exec, graph, 0) };
@@ -125,10 +141,16 @@ impl Cuda {
         Ok(graph)
     }
 
-    fn run(&self, graph: &Graph) -> Result<(), Error> {
+    /// Queues a graph.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    ///
+    /// # Safety
+    /// Memory that the graph's launches use is still there, and nothing that is borrowed elsewhere is written to.
+    pub unsafe fn launch_graph(&self, graph: &Graph) -> Result<(), Error> {
         self.vram().bind()?;
-        // SAFETY: the list of launches of this very call is that of the graph, so every address in it is borrowed by
-        // the caller, as for a launch.
+        // SAFETY: a graph of this context; the rest is the caller's promise.
         let launched = unsafe { raw::cuGraphLaunch(graph.exec, self.raw_stream()) };
         self.vram().check(launched, None)
     }
@@ -145,8 +167,8 @@ impl Recordings {
     }
 }
 
-/// An executable graph.
-struct Graph {
+/// Work that is queued as one: see [`Cuda::capture`].
+pub struct Graph {
     exec: CUgraphExec,
     vram: Arc<Vram>,
 }

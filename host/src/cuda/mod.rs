@@ -25,6 +25,7 @@ mod vram;
 pub use device::{Cuda, GpuInfo, gpu_count};
 pub use error::{CallError, Error, Version};
 pub use event::Event;
+pub use graph::Graph;
 pub use readback::Readback;
 pub use upload::{Chunk, Destination, ReadError, UploadError, Uploader};
 pub use vram::VramUse;

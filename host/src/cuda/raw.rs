@@ -101,6 +101,8 @@ raw_entries! {
     fn cuMemcpyHtoDAsync_v2(dst: DevicePointer, src: *const c_void, n_bytes: usize, stream: CUstream);
     /// Queues a copy from the GPU.
     fn cuMemcpyDtoHAsync_v2(dst: *mut c_void, src: DevicePointer, n_bytes: usize, stream: CUstream);
+    /// Queues a copy within the GPU's memory.
+    fn cuMemcpyDtoDAsync_v2(dst: DevicePointer, src: DevicePointer, n_bytes: usize, stream: CUstream);
     /// Queues the filling of memory with one byte.
     fn cuMemsetD8Async(dst: DevicePointer, value: u8, n_bytes: usize, stream: CUstream);
     /// Allocates memory of the context's GPU.

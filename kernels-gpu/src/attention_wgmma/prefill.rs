@@ -35,6 +35,14 @@ impl Prefill {
         (n_kv_heads * self.n_heads / self.n_kv_heads) as u32
     }
 
+    /// Bytes that a launch over a prompt from an empty cache must move at least: queries, keys, values and results once.
+    pub const fn bytes(&self) -> u64 {
+        2 * size_of::<f16>() as u64
+            * self.n_tokens as u64
+            * (self.n_heads + self.n_kv_heads) as u64
+            * self.head_dim as u64
+    }
+
     /// Launches the kernel on a GPU with so many multiprocessors: see [`attention_wgmma_f16_d64`] for shapes. `next` is a
     /// zero, and is one again afterwards.
     ///
