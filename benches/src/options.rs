@@ -37,7 +37,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
 
-    /// Write results, table and charts to DIR/<gpu>/<date>
+    /// Write results, table and charts to DIR/GPU/DATE
     #[arg(long, value_name = "DIR")]
     pub record: Option<PathBuf>,
 
