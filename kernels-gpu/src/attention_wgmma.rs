@@ -10,14 +10,18 @@
 
 #![allow(clippy::needless_range_loop, reason = "constant indices keep arrays in registers")]
 
+mod piece;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod prefill;
+mod softmax;
 
 use crate::simt::boxes::{InBoxes, Rows, rows_bytes};
 use crate::simt::mbarrier::{self, Barriers, Place};
 use crate::simt::prelude::*;
 use crate::simt::shared;
-use crate::simt::wgmma::{self, Accumulators, Operand};
+use crate::simt::wgmma::{self, Accumulators};
+use piece::{Shape, take_piece};
+use softmax::{Packed, Softmax, pack};
 
 /// Threads of a block: the producer's warpgroup and two consumers.
 pub const THREADS: u32 = 3 * wgmma::SIZE;
@@ -36,8 +40,6 @@ const SCORES: usize = 64;
 /// Tiles of keys, and of values, in shared memory.
 const STAGES: usize = 2;
 
-/// The score of a key that is not there. Finite, so that no difference of two is undefined.
-const NO_SCORE: f32 = -1.0e30;
 const LOG2_E: f32 = core::f32::consts::LOG2_E;
 
 /// Shared memory of a block: queries, and the stages of keys and values.
@@ -91,62 +93,6 @@ macro_rules! entry {
 entry!(attention_wgmma_f16_d64, 64, "Prefill attention for heads of 64 elements.");
 entry!(attention_wgmma_f16_d96, 96, "Prefill attention for heads of 96 elements.");
 entry!(attention_wgmma_f16_d128, 128, "Prefill attention for heads of 128 elements.");
-
-#[derive(Clone, Copy)]
-struct Shape {
-    n_tokens: u32,
-    n_heads: u32,
-    n_kv_heads: u32,
-    n_ctx: u32,
-    heads_at_once: u32,
-    scale: f32,
-}
-
-/// A piece of work: one tile of queries of one head.
-#[derive(Clone, Copy)]
-struct Piece {
-    head: u32,
-    first_token: u32,
-    /// First row of the caches' matrices.
-    first_key: u32,
-    n_key_tiles: u32,
-}
-
-impl Shape {
-    fn n_pieces(self) -> u32 {
-        self.n_tokens.div_ceil(TILE_QUERIES) * self.n_heads
-    }
-
-    /// Piece `i`.
-    #[inline(always)]
-    fn piece(self, positions: In<u32>, i: u32) -> Piece {
-        let n_tiles = self.n_tokens.div_ceil(TILE_QUERIES);
-        // The last queries see most: they come first.
-        let first_head = i / (self.heads_at_once * n_tiles) * self.heads_at_once;
-        let i = i - first_head * n_tiles;
-        let n_heads = self.heads_at_once.min(self.n_heads - first_head);
-        let first_token = (n_tiles - 1 - i / n_heads) * TILE_QUERIES;
-        let head = first_head + i % n_heads;
-        let last_token = (first_token + TILE_QUERIES).min(self.n_tokens) - 1;
-        Piece {
-            head,
-            first_token,
-            first_key: head * self.n_kv_heads / self.n_heads * self.n_ctx,
-            n_key_tiles: positions.get(last_token as usize) / TILE_KEYS + 1,
-        }
-    }
-}
-
-/// The number of the block's next piece, one that there is not after the last. Each of the blocks comes here until it gets
-/// such a number, so the last one knows that it is, and leaves the counter as it was found.
-#[inline(always)]
-fn take_piece(next: InOut<u32>, n_pieces: u32) -> u32 {
-    let n_taken = atomic::add_u32(next, 0, 1);
-    if n_taken == n_pieces - 1 {
-        atomic::cas_u32(next, 0, n_pieces, 0);
-    }
-    thread::grid_dim_x() + n_taken
-}
 
 /// Shared memory: boxes of 64 dimensions, one below the other.
 #[derive(Clone, Copy)]
@@ -293,85 +239,6 @@ fn produce<const DIM: usize, const BOXES: usize>(
         }
         i = take_piece(next, n_pieces);
         parity ^= 1;
-    }
-}
-
-/// The running softmax of a thread's two queries: rows `lane / 4` and `lane / 4 + 8` of the warp's 16. What a lane has of the
-/// sum of weights is its own part.
-#[derive(Clone, Copy)]
-struct Softmax {
-    /// Scale of the scores, to base 2.
-    scale: f32,
-    positions: [u32; 2],
-    max: [f32; 2],
-    sum: [f32; 2],
-}
-
-/// Weights in f16, as the tensor cores take them: four registers for 16 keys.
-type Packed = [[u32; 4]; SCORES / 8];
-
-/// Packs weights. Only when no product reads those before, which lie in the same registers.
-#[inline(always)]
-fn pack(weights: &[f32; SCORES]) -> Packed {
-    let mut packed = [[0u32; 4]; SCORES / 8];
-    for step in 0..SCORES / 8 {
-        for pair in 0..4 {
-            let i = 8 * step + 2 * pair;
-            packed[step][pair] = f16::pair(weights[i], weights[i + 1]);
-        }
-    }
-    packed
-}
-
-impl Softmax {
-    #[inline(always)]
-    fn new(scale: f32) -> Self {
-        Self { scale, positions: [0; 2], max: [NO_SCORE; 2], sum: [0.0; 2] }
-    }
-
-    /// Begins with other queries.
-    #[inline(always)]
-    fn begin(&mut self, positions: [u32; 2]) {
-        self.positions = positions;
-        self.max = [NO_SCORE; 2];
-        self.sum = [0.0; 2];
-    }
-
-    /// Takes the scores of the tile of keys from `first_key` on, of which a query may not see all if it is `MASKED`. Gives
-    /// their weights, and the factors by which the sums so far shrink.
-    #[inline(always)]
-    fn take<const MASKED: bool>(
-        &mut self,
-        scores: &Accumulators<SCORES>,
-        first_key: u32,
-    ) -> ([f32; SCORES], [f32; 2]) {
-        let mut s = [0.0f32; SCORES];
-        let first_key = first_key + 2 * (warp::lane_id() % 4);
-        for i in 0..SCORES {
-            let key = first_key + (8 * (i / 4) + i % 2) as u32;
-            let is_seen = !MASKED || key <= self.positions[i / 2 % 2];
-            s[i] = if is_seen { scores.get(i) } else { NO_SCORE };
-        }
-        let mut max = self.max;
-        for i in 0..SCORES {
-            max[i / 2 % 2] = math::max(max[i / 2 % 2], s[i]);
-        }
-        let (mut shrink, mut offset) = ([0.0f32; 2], [0.0f32; 2]);
-        for row in 0..2 {
-            max[row] = math::max(max[row], warp::shuffle_xor(max[row], 1));
-            max[row] = math::max(max[row], warp::shuffle_xor(max[row], 2));
-            // A query that has seen no key yet: its weights are zeros, as are its sums.
-            offset[row] = if max[row] == NO_SCORE { 0.0 } else { max[row] * self.scale };
-            shrink[row] = math::exp2_flush(math::fma(self.max[row], self.scale, -offset[row]));
-            self.sum[row] *= shrink[row];
-        }
-        self.max = max;
-        for i in 0..SCORES {
-            let row = i / 2 % 2;
-            s[i] = math::exp2_flush(math::fma(s[i], self.scale, -offset[row]));
-            self.sum[row] += s[i];
-        }
-        (s, shrink)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `attention_wgmma`: prompts of 8k and 16k tokens.
 
 use kernels_gpu::attention_wgmma::attention_flops;
-use kernels_gpu::attention_wgmma::prefill::Prefill;
+use kernels_gpu::attention_wgmma::prefill::{Inputs, Prefill};
 use kernels_gpu::launch::{Device as _, DeviceBuffer, Purpose};
 use kernels_gpu::simt::f16;
 use oxwarp::cuda::{Cuda, Error};
@@ -62,18 +62,10 @@ impl Subject for Wgmma {
 
     fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
         let (y, q) = (self.y.get_mut(set), self.q.get(set));
-        let (k, v) = (self.cache.k.get(set), self.cache.v.get(set));
+        let (k_cache, v_cache) = (self.cache.k.get(set), self.cache.v.get(set));
+        let inputs = Inputs { q, k_cache, v_cache, positions: &self.cache.positions };
         let n_multiprocessors = device.info().n_multiprocessors;
-        prefill(self.cache.shape).launch(
-            device,
-            n_multiprocessors,
-            y,
-            q,
-            k,
-            v,
-            &self.cache.positions,
-            &mut self.next,
-        )
+        prefill(self.cache.shape).launch(device, n_multiprocessors, y, inputs, &mut self.next)
     }
 
     fn reset(&mut self, device: &Cuda) -> Result<()> {

@@ -21,6 +21,19 @@ pub struct Prefill {
     pub scale: f32,
 }
 
+/// What attention reads.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Queries `[n_tokens, n_heads · head_dim]`.
+    pub q: &'a DeviceSlice<f16>,
+    /// Keys `[n_kv_heads · n_ctx, head_dim]`.
+    pub k_cache: &'a DeviceSlice<f16>,
+    /// Values, like keys.
+    pub v_cache: &'a DeviceSlice<f16>,
+    /// Positions of the tokens, ascending.
+    pub positions: &'a DeviceSlice<u32>,
+}
+
 impl Prefill {
     /// Sizes of heads that there are kernels for.
     pub const HEAD_DIMS: [usize; 3] = [64, 96, 128];
@@ -56,14 +69,12 @@ impl Prefill {
         device: &D,
         n_multiprocessors: u32,
         y: &mut DeviceSlice<f16>,
-        q: &DeviceSlice<f16>,
-        k_cache: &DeviceSlice<f16>,
-        v_cache: &DeviceSlice<f16>,
-        positions: &DeviceSlice<u32>,
+        inputs: Inputs<'_>,
         next: &mut DeviceSlice<u32>,
     ) -> Result<(), D::Error> {
         let Self { n_tokens, n_heads, n_kv_heads, head_dim, n_ctx, scale } = *self;
         assert!(n_heads.is_multiple_of(n_kv_heads), "{n_heads} query heads over {n_kv_heads} heads");
+        let Inputs { q, k_cache, v_cache, positions } = inputs;
         let len = n_tokens * n_heads * head_dim;
         assert!(y.len() >= len, "y has {} elements, not {len}", y.len());
         assert!(positions.len() >= n_tokens, "{} positions of {n_tokens} tokens", positions.len());

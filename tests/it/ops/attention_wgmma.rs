@@ -2,7 +2,7 @@
 
 use half::f16 as HostF16;
 use kernels_gpu::attention_wgmma::TILE_KEYS;
-use kernels_gpu::attention_wgmma::prefill::Prefill;
+use kernels_gpu::attention_wgmma::prefill::{Inputs as OnDevice, Prefill};
 use kernels_gpu::launch::{Device, Purpose};
 use kernels_gpu::simt::f16;
 use testkit::compare::{
@@ -126,9 +126,10 @@ fn check<D: Device>(device: &D, case: Case) {
     let v = device.upload(&inputs.v, Purpose::KvCache).unwrap();
     let positions = device.upload(&case.positions(), Purpose::Other).unwrap();
     let mut next = device.upload(&[0], Purpose::Other).unwrap();
+    let on_device = OnDevice { q: &q, k_cache: &k, v_cache: &v, positions: &positions };
     // Twice: the counter is left as it was found.
     for _ in 0..2 {
-        case.prefill().launch(device, 3, &mut y, &q, &k, &v, &positions, &mut next).unwrap();
+        case.prefill().launch(device, 3, &mut y, on_device, &mut next).unwrap();
     }
     let found: Vec<f32> = device.download(&y).unwrap().into_iter().map(f16::to_f32).collect();
     let (expected, bound) = reference_and_bound(&case, &inputs);
