@@ -8,7 +8,9 @@
 //!
 //! Host, kernels and tests all take their offsets from here.
 
-use super::{BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, QuantBlock};
+use super::{
+    BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, QuantBlock,
+};
 
 /// Every plane begins at a multiple of this many bytes: two cache lines.
 pub const PLANE_ALIGN: usize = 256;
@@ -102,10 +104,20 @@ layouts! {
     Q5_1: [8, 16], [4, 4], [0, 4];
     // quants, scales
     Q8_0: [2, 32], [0, 2];
+    // quants, (scale, minimum) of the sub-blocks, their scales
+    Q2_K: [16, 64], [0, 16], [80, 4];
+    // lower bits, third bits, scales, scale of the scales
+    Q3_K: [32, 64], [0, 32], [96, 12], [108, 2];
     Q4_K: [0, 144];
     Q5_K: [0, 176];
     // lower bits, upper bits, scales, scale of the scales
     Q6_K: [0, 128], [128, 64], [192, 16], [208, 2];
+    // quants, scales
+    IQ4_NL: [2, 16], [0, 2];
+    // quants, (scale of the scales, scales)
+    IQ4_XS: [8, 128], [0, 8];
+    // quants, scales
+    MXFP4: [1, 16], [0, 1];
 }
 
 /// Whether the fields tile a block of `bytes` bytes without gap or overlap.

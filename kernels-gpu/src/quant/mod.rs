@@ -13,10 +13,12 @@ mod float;
 mod k;
 pub mod layout;
 mod legacy;
+mod table;
 
 pub use float::{BF16, F16, F32};
-pub use k::{Q4_K, Q5_K, Q6_K, scale_min};
+pub use k::{Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, q3_scale, scale_min};
 pub use legacy::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+pub use table::{E2M1_LEVELS, IQ4_LEVELS, IQ4_NL, IQ4_XS, MXFP4, half_e8m0};
 
 /// A block of a GGUF tensor: raw little-endian bytes with an exact meaning.
 pub trait QuantBlock: Copy + Send + Sync + 'static {

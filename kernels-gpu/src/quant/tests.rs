@@ -83,9 +83,14 @@ for_each_quantised_format! {
     q5_0: Q5_0,
     q5_1: Q5_1,
     q8_0: Q8_0,
+    q2_k: Q2_K,
+    q3_k: Q3_K,
     q4_k: Q4_K,
     q5_k: Q5_K,
     q6_k: Q6_K,
+    iq4_nl: IQ4_NL,
+    iq4_xs: IQ4_XS,
+    mxfp4: MXFP4,
 }
 
 #[test]
