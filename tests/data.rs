@@ -3,7 +3,8 @@
 use half::f16;
 use kernels_gpu::quant::layout::GpuLayout;
 use kernels_gpu::quant::{
-    BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, QuantBlock, decode_blocks,
+    BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+    QuantBlock, decode_blocks,
 };
 
 /// A generator of reproducible values (SplitMix64).
@@ -186,6 +187,35 @@ impl RandomBlock for Q8_0 {
     }
 }
 
+impl RandomBlock for Q2_K {
+    const BIASED_BITS: u32 = 2;
+
+    fn random(rng: &mut Rng) -> Self {
+        Self {
+            scales: rng.bytes(),
+            qs: rng.bytes(),
+            d: rng.half(0.2 / 3.0 / 15.0, false),
+            dmin: rng.half(0.1 / 15.0, false),
+        }
+    }
+
+    fn with_quants(&self, byte: u8) -> Self {
+        Self { qs: [byte; 64], ..*self }
+    }
+}
+
+impl RandomBlock for Q3_K {
+    const BIASED_BITS: u32 = 3;
+
+    fn random(rng: &mut Rng) -> Self {
+        Self { hmask: rng.bytes(), qs: rng.bytes(), scales: rng.bytes(), d: rng.half(0.1 / 4.0 / 32.0, true) }
+    }
+
+    fn with_quants(&self, byte: u8) -> Self {
+        Self { hmask: [byte; 32], qs: [byte; 64], ..*self }
+    }
+}
+
 impl RandomBlock for Q4_K {
     const BIASED_BITS: u32 = 4;
 
@@ -238,6 +268,30 @@ impl RandomBlock for Q6_K {
     }
 }
 
+impl RandomBlock for IQ4_NL {
+    fn random(rng: &mut Rng) -> Self {
+        Self { d: rng.half(0.1 / 127.0, true), qs: rng.bytes() }
+    }
+}
+
+impl RandomBlock for IQ4_XS {
+    fn random(rng: &mut Rng) -> Self {
+        Self {
+            d: rng.half(0.1 / 127.0 / 32.0, true),
+            scales_h: rng.bytes(),
+            scales_l: rng.bytes(),
+            qs: rng.bytes(),
+        }
+    }
+}
+
+impl RandomBlock for MXFP4 {
+    fn random(rng: &mut Rng) -> Self {
+        // The largest level is 6, so values reach 6 / 2⁷, 6 / 2⁶ or 6 / 2⁵.
+        Self { e: 127 - 7 + rng.below(3) as u8, qs: rng.bytes() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,8 +321,13 @@ mod tests {
         check::<Q5_0>();
         check::<Q5_1>();
         check::<Q8_0>();
+        check::<Q2_K>();
+        check::<Q3_K>();
         check::<Q4_K>();
         check::<Q5_K>();
         check::<Q6_K>();
+        check::<IQ4_NL>();
+        check::<IQ4_XS>();
+        check::<MXFP4>();
     }
 }

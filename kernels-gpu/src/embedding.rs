@@ -2,7 +2,9 @@
 
 use crate::quant::chunk::{ChunkFormat, Matrix};
 use crate::quant::layout::GpuLayout;
-use crate::quant::{BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use crate::quant::{
+    BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+};
 use crate::simt::prelude::*;
 
 /// Threads of a block; one thread decodes four elements.
@@ -62,6 +64,18 @@ pub fn embedding_q8_0(y: Out<f32>, w: In<u8>, tokens: In<u32>, dim: u32, n_vocab
     embedding::<Q8_0>(y, w, tokens, dim as usize, n_vocab as usize);
 }
 
+/// As [`embedding_f32`], of a table in Q2_K.
+#[kernel(threads = THREADS, pdl)]
+pub fn embedding_q2_k(y: Out<f32>, w: In<u8>, tokens: In<u32>, dim: u32, n_vocab: u32) {
+    embedding::<Q2_K>(y, w, tokens, dim as usize, n_vocab as usize);
+}
+
+/// As [`embedding_f32`], of a table in Q3_K.
+#[kernel(threads = THREADS, pdl)]
+pub fn embedding_q3_k(y: Out<f32>, w: In<u8>, tokens: In<u32>, dim: u32, n_vocab: u32) {
+    embedding::<Q3_K>(y, w, tokens, dim as usize, n_vocab as usize);
+}
+
 /// As [`embedding_f32`], of a table in Q4_K.
 #[kernel(threads = THREADS, pdl)]
 pub fn embedding_q4_k(y: Out<f32>, w: In<u8>, tokens: In<u32>, dim: u32, n_vocab: u32) {
@@ -78,6 +92,24 @@ pub fn embedding_q5_k(y: Out<f32>, w: In<u8>, tokens: In<u32>, dim: u32, n_vocab
 #[kernel(threads = THREADS, pdl)]
 pub fn embedding_q6_k(y: Out<f32>, w: In<u8>, tokens: In<u32>, dim: u32, n_vocab: u32) {
     embedding::<Q6_K>(y, w, tokens, dim as usize, n_vocab as usize);
+}
+
+/// As [`embedding_f32`], of a table in IQ4_NL.
+#[kernel(threads = THREADS, pdl)]
+pub fn embedding_iq4_nl(y: Out<f32>, w: In<u8>, tokens: In<u32>, dim: u32, n_vocab: u32) {
+    embedding::<IQ4_NL>(y, w, tokens, dim as usize, n_vocab as usize);
+}
+
+/// As [`embedding_f32`], of a table in IQ4_XS.
+#[kernel(threads = THREADS, pdl)]
+pub fn embedding_iq4_xs(y: Out<f32>, w: In<u8>, tokens: In<u32>, dim: u32, n_vocab: u32) {
+    embedding::<IQ4_XS>(y, w, tokens, dim as usize, n_vocab as usize);
+}
+
+/// As [`embedding_f32`], of a table in MXFP4.
+#[kernel(threads = THREADS, pdl)]
+pub fn embedding_mxfp4(y: Out<f32>, w: In<u8>, tokens: In<u32>, dim: u32, n_vocab: u32) {
+    embedding::<MXFP4>(y, w, tokens, dim as usize, n_vocab as usize);
 }
 
 #[inline(always)]

@@ -2,7 +2,9 @@
 
 use crate::quant::chunk::{ChunkFormat, Matrix};
 use crate::quant::layout::GpuLayout;
-use crate::quant::{BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use crate::quant::{
+    BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+};
 use crate::simt::prelude::*;
 use crate::simt::shared;
 
@@ -74,6 +76,18 @@ pub fn gemm_q8_0(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32,
     gemm::<Q8_0>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
+/// As [`gemm_f32`], with weights in Q2_K.
+#[kernel(threads = THREADS, shared = SHARED, pdl)]
+pub fn gemm_q2_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
+    gemm::<Q2_K>(y, w, x, n_tokens, n_rows, n_cols);
+}
+
+/// As [`gemm_f32`], with weights in Q3_K.
+#[kernel(threads = THREADS, shared = SHARED, pdl)]
+pub fn gemm_q3_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
+    gemm::<Q3_K>(y, w, x, n_tokens, n_rows, n_cols);
+}
+
 /// As [`gemm_f32`], with weights in Q4_K.
 #[kernel(threads = THREADS, shared = SHARED, pdl)]
 pub fn gemm_q4_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
@@ -90,6 +104,24 @@ pub fn gemm_q5_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32,
 #[kernel(threads = THREADS, shared = SHARED, pdl)]
 pub fn gemm_q6_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<Q6_K>(y, w, x, n_tokens, n_rows, n_cols);
+}
+
+/// As [`gemm_f32`], with weights in IQ4_NL.
+#[kernel(threads = THREADS, shared = SHARED, pdl)]
+pub fn gemm_iq4_nl(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
+    gemm::<IQ4_NL>(y, w, x, n_tokens, n_rows, n_cols);
+}
+
+/// As [`gemm_f32`], with weights in IQ4_XS.
+#[kernel(threads = THREADS, shared = SHARED, pdl)]
+pub fn gemm_iq4_xs(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
+    gemm::<IQ4_XS>(y, w, x, n_tokens, n_rows, n_cols);
+}
+
+/// As [`gemm_f32`], with weights in MXFP4.
+#[kernel(threads = THREADS, shared = SHARED, pdl)]
+pub fn gemm_mxfp4(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
+    gemm::<MXFP4>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// Quad `quad` (of 16) of line k lies at the place `quad ^ (k / 4 % 8)` of the line: so lanes that write one element of

@@ -4,7 +4,9 @@ use core::marker::PhantomData;
 
 use crate::quant::chunk::{ChunkFormat, Matrix};
 use crate::quant::layout::GpuLayout;
-use crate::quant::{BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use crate::quant::{
+    BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+};
 use crate::simt::prelude::*;
 use crate::simt::shared;
 
@@ -85,6 +87,18 @@ pub fn gemv_q8_0(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
     gemv::<Q8_0>(y, w, x, n_rows, n_cols);
 }
 
+/// As [`gemv_f32`], with weights in Q2_K.
+#[kernel(threads = THREADS, shared = shared_bytes::<Q2_K>(), pdl)]
+pub fn gemv_q2_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
+    gemv::<Q2_K>(y, w, x, n_rows, n_cols);
+}
+
+/// As [`gemv_f32`], with weights in Q3_K.
+#[kernel(threads = THREADS, shared = shared_bytes::<Q3_K>(), pdl)]
+pub fn gemv_q3_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
+    gemv::<Q3_K>(y, w, x, n_rows, n_cols);
+}
+
 /// As [`gemv_f32`], with weights in Q4_K.
 #[kernel(threads = THREADS, shared = shared_bytes::<Q4_K>(), pdl)]
 pub fn gemv_q4_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
@@ -101,6 +115,24 @@ pub fn gemv_q5_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
 #[kernel(threads = THREADS, shared = shared_bytes::<Q6_K>(), pdl)]
 pub fn gemv_q6_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
     gemv::<Q6_K>(y, w, x, n_rows, n_cols);
+}
+
+/// As [`gemv_f32`], with weights in IQ4_NL.
+#[kernel(threads = THREADS, shared = shared_bytes::<IQ4_NL>(), pdl)]
+pub fn gemv_iq4_nl(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
+    gemv::<IQ4_NL>(y, w, x, n_rows, n_cols);
+}
+
+/// As [`gemv_f32`], with weights in IQ4_XS.
+#[kernel(threads = THREADS, shared = shared_bytes::<IQ4_XS>(), pdl)]
+pub fn gemv_iq4_xs(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
+    gemv::<IQ4_XS>(y, w, x, n_rows, n_cols);
+}
+
+/// As [`gemv_f32`], with weights in MXFP4.
+#[kernel(threads = THREADS, shared = shared_bytes::<MXFP4>(), pdl)]
+pub fn gemv_mxfp4(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
+    gemv::<MXFP4>(y, w, x, n_rows, n_cols);
 }
 
 /// Lane l of a warp takes chunks l, l + 32, l + 64 … of its rows; one such chunk of each row is a step.
@@ -276,12 +308,7 @@ impl<Q: ChunkFormat> XTile<Q> {
     const CHUNKS: usize = X_TILE / Q::CHUNK_ELEMENTS;
     /// Quads of a line, with padding that puts eight neighbours of x into different banks when the tile is filled:
     /// they belong to 8 / n chunks, n quads of each, so lines are 8 / n more than a multiple of 8.
-    const LINE: usize = Self::CHUNKS
-        + if Q::ELEMENTS == Q::CHUNK_ELEMENTS {
-            8 / (Q::RUNS * Q::QUADS) // the runs of a chunk follow each other
-        } else {
-            8 / Q::QUADS
-        };
+    const LINE: usize = Self::CHUNKS + if Q::RUNS_ADJOIN { 8 / (Q::RUNS * Q::QUADS) } else { 8 / Q::QUADS };
     /// Elements with padding.
     const ELEMENTS: usize = Q::RUNS * Q::QUADS * Self::LINE * 4;
     /// Sums of the chunks' runs of one kind; a warp writes those of two kinds for four neighbouring chunks at once.

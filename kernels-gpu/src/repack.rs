@@ -1,7 +1,7 @@
 //! From a file's blocks to the GPU's planes, while a model is loaded.
 
 use crate::quant::layout::GpuLayout;
-use crate::quant::{Q4_0, Q4_1, Q5_0, Q5_1, Q6_K, Q8_0, QuantBlock};
+use crate::quant::{IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q5_0, Q5_1, Q6_K, Q8_0, QuantBlock};
 use crate::simt::prelude::*;
 use crate::simt::shared;
 
@@ -52,10 +52,40 @@ pub fn repack_q8_0(dst: Out<u8>, src: In<u8>, first_block: u32, n_blocks: u32, t
     repack::<Q8_0>(dst, src, first_block, n_blocks, total_blocks);
 }
 
+/// As [`repack_q4_0`], for Q2_K.
+#[kernel(threads = THREADS, shared = tile_bytes::<Q2_K>())]
+pub fn repack_q2_k(dst: Out<u8>, src: In<u8>, first_block: u32, n_blocks: u32, total_blocks: u32) {
+    repack::<Q2_K>(dst, src, first_block, n_blocks, total_blocks);
+}
+
+/// As [`repack_q4_0`], for Q3_K.
+#[kernel(threads = THREADS, shared = tile_bytes::<Q3_K>())]
+pub fn repack_q3_k(dst: Out<u8>, src: In<u8>, first_block: u32, n_blocks: u32, total_blocks: u32) {
+    repack::<Q3_K>(dst, src, first_block, n_blocks, total_blocks);
+}
+
 /// As [`repack_q4_0`], for Q6_K.
 #[kernel(threads = THREADS, shared = tile_bytes::<Q6_K>())]
 pub fn repack_q6_k(dst: Out<u8>, src: In<u8>, first_block: u32, n_blocks: u32, total_blocks: u32) {
     repack::<Q6_K>(dst, src, first_block, n_blocks, total_blocks);
+}
+
+/// As [`repack_q4_0`], for IQ4_NL.
+#[kernel(threads = THREADS, shared = tile_bytes::<IQ4_NL>())]
+pub fn repack_iq4_nl(dst: Out<u8>, src: In<u8>, first_block: u32, n_blocks: u32, total_blocks: u32) {
+    repack::<IQ4_NL>(dst, src, first_block, n_blocks, total_blocks);
+}
+
+/// As [`repack_q4_0`], for IQ4_XS.
+#[kernel(threads = THREADS, shared = tile_bytes::<IQ4_XS>())]
+pub fn repack_iq4_xs(dst: Out<u8>, src: In<u8>, first_block: u32, n_blocks: u32, total_blocks: u32) {
+    repack::<IQ4_XS>(dst, src, first_block, n_blocks, total_blocks);
+}
+
+/// As [`repack_q4_0`], for MXFP4.
+#[kernel(threads = THREADS, shared = tile_bytes::<MXFP4>())]
+pub fn repack_mxfp4(dst: Out<u8>, src: In<u8>, first_block: u32, n_blocks: u32, total_blocks: u32) {
+    repack::<MXFP4>(dst, src, first_block, n_blocks, total_blocks);
 }
 
 #[inline(always)]
@@ -75,7 +105,7 @@ fn repack<Q: GpuLayout>(dst: Out<u8>, src: In<u8>, first_block: u32, n_blocks: u
     }
 }
 
-/// Copies an even number of bytes of the file into the tile.
+/// Copies bytes of the file into the tile.
 #[inline(always)]
 fn fill(tile: Tile<u32>, src: In<u8>, start: usize, n_bytes: usize) {
     let mut byte = thread::thread_idx_x() as usize * 16;
@@ -83,12 +113,14 @@ fn fill(tile: Tile<u32>, src: In<u8>, start: usize, n_bytes: usize) {
         if byte + 16 <= n_bytes {
             tile.store::<4>(byte / 4, src.u32x4_at(start + byte));
         } else {
-            let mut at = byte;
+            let (mut at, mut word) = (byte, 0);
             while at < n_bytes {
-                let low = u32::from(src.u16_at(start + at));
-                let high = if at + 2 < n_bytes { u32::from(src.u16_at(start + at + 2)) } else { 0 };
-                tile.set(at / 4, low | high << 16);
-                at += 4;
+                word |= u32::from(src.get(start + at)) << (at % 4 * 8);
+                at += 1;
+                if at % 4 == 0 || at == n_bytes {
+                    tile.set((at - 1) / 4, word);
+                    word = 0;
+                }
             }
         }
         byte += THREADS as usize * 16;
@@ -99,9 +131,19 @@ fn fill(tile: Tile<u32>, src: In<u8>, start: usize, n_bytes: usize) {
 #[inline(always)]
 fn write_plane<Q: GpuLayout>(dst: Out<u8>, tile: Tile<u32>, plane: usize, start: usize, n_blocks: usize) {
     let field = Q::PLANES[plane];
+    let in_file = |byte: usize| byte / field.bytes * Q::BYTES + field.offset + byte % field.bytes;
+    let single = |byte: usize| {
+        let from = in_file(byte);
+        math::byte_perm(tile.get(from / 4), 0, 0x4440 | (from % 4) as u32)
+    };
     let pair = |byte: usize| {
-        let in_file = byte / field.bytes * Q::BYTES + field.offset + byte % field.bytes;
-        (tile.get(in_file / 4) >> (in_file % 4 * 8)) & 0xffff
+        if Q::BYTES.is_multiple_of(2) {
+            // Blocks and fields of even length keep the bytes of a pair together, in one word.
+            let from = in_file(byte);
+            (tile.get(from / 4) >> (from % 4 * 8)) & 0xffff
+        } else {
+            single(byte) | single(byte + 1) << 8
+        }
     };
     let word = |byte: usize| pair(byte) | pair(byte + 2) << 16;
     let n_bytes = n_blocks * field.bytes;
@@ -112,8 +154,8 @@ fn write_plane<Q: GpuLayout>(dst: Out<u8>, tile: Tile<u32>, plane: usize, start:
         } else {
             let mut at = byte;
             while at < n_bytes {
-                dst.set_u16_at(start + at, pair(at) as u16);
-                at += 2;
+                dst.set(start + at, single(at) as u8);
+                at += 1;
             }
         }
         byte += THREADS as usize * 16;

@@ -1,6 +1,6 @@
 //! How kernels read weights: in chunks that a lane fetches with one 16-byte load of quants.
 //!
-//! A chunk's elements form one or two **runs**: stretches of 4, 8 or 16 consecutive elements of a row that share
+//! A chunk's elements form one, two or four **runs**: stretches of 4, 8 or 16 consecutive elements of a row that share
 //! a scale. Run r of chunk c begins at element [`ChunkFormat::start`]`(c, r)`. Four neighbours of a run are a
 //! **quad**, the unit of arithmetic. An element's value is `scale · (f − ZERO) + offset`, with f a float that
 //! is made from the quant's bits alone.
@@ -64,8 +64,10 @@ pub trait ChunkFormat: GpuLayout {
 
     /// Quads of a run: 1, 2 or 4.
     const QUADS: usize;
-    /// Runs of a chunk: 1 or 2.
+    /// Runs of a chunk: 1, 2 or 4.
     const RUNS: usize;
+    /// Whether the runs of a chunk follow each other in the row.
+    const RUNS_ADJOIN: bool = Self::ELEMENTS == Self::CHUNK_ELEMENTS;
     /// Whether [`Self::offset`] can be anything but zero.
     const HAS_OFFSET: bool;
     /// The float that stands for the value zero (before the offset).
@@ -139,6 +141,15 @@ fn bytes_to_f32(bytes: u32) -> [f32; 4] {
     const EXPONENT_OF_1: u32 = 0x3f00_0000; // its lowest bit is the 128 of the byte below
     let float = |selector| f32::from_bits(math::byte_perm(bytes, EXPONENT_OF_1, selector));
     [float(0x7044), float(0x7144), float(0x7244), float(0x7344)]
+}
+
+/// The floats b − 128 of a word's four bytes b: eight bits fit below the exponent of 2²³ only.
+#[inline(always)]
+fn signed_bytes_to_f32(bytes: u32) -> [f32; 4] {
+    const TWO_TO_23: u32 = 0x4b00_0000;
+    let float =
+        |selector| f32::from_bits(math::byte_perm(bytes, TWO_TO_23, selector)) - (8_388_608.0 + 128.0);
+    [float(0x7440), float(0x7441), float(0x7442), float(0x7443)]
 }
 
 /// The low (run 0) or high (run 1) nibbles of a word as bits `shift` to `shift + 3` of its bytes, `shift` in 1..=3.
@@ -350,12 +361,8 @@ impl ChunkFormat for Q8_0 {
 
     #[inline(always)]
     fn quad(chunk: &LegacyChunk, _: usize, quad: usize) -> [f32; 4] {
-        // Two's complement with the sign bit flipped is q + 128, and eight bits fit below the exponent of 2²³ only.
-        const TWO_TO_23: u32 = 0x4b00_0000;
-        let bytes = pick(chunk.qs, quad) ^ TOP_BITS;
-        let float =
-            |selector| f32::from_bits(math::byte_perm(bytes, TWO_TO_23, selector)) - (8_388_608.0 + 128.0);
-        [float(0x7440), float(0x7441), float(0x7442), float(0x7443)]
+        // Two's complement with the sign bit flipped is q + 128.
+        signed_bytes_to_f32(pick(chunk.qs, quad) ^ TOP_BITS)
     }
 
     #[inline(always)]
@@ -374,3 +381,5 @@ impl ChunkFormat for Q8_0 {
 }
 
 mod k;
+mod k_low;
+mod table;

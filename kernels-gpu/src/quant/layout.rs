@@ -9,7 +9,8 @@
 //! Host, kernels and tests all take their offsets from here.
 
 use super::{
-    BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, QuantBlock,
+    BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+    QuantBlock,
 };
 
 /// Every plane begins at a multiple of this many bytes: two cache lines.

@@ -211,6 +211,8 @@ fn block_sizes_are_those_of_the_decoders() {
     check::<F16>();
     check::<BF16>();
     check::<Q8_0>();
+    check::<Q2_K>();
+    check::<Q3_K>();
     check::<Q6_K>();
     check::<Q5_K>();
     check::<Q4_0>();
@@ -218,6 +220,9 @@ fn block_sizes_are_those_of_the_decoders() {
     check::<Q5_0>();
     check::<Q5_1>();
     check::<Q4_K>();
+    check::<IQ4_NL>();
+    check::<IQ4_XS>();
+    check::<MXFP4>();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use oxwarp::gguf::GgmlType;
 use oxwarp::gguf::write::Head;
 use tempfile::NamedTempFile;
-use testkit::data::Rng;
+use testkit::data::{RandomBlock, Rng, weights};
 
 /// A metadata value.
 #[derive(Clone)]
@@ -27,6 +27,8 @@ pub struct TensorData {
     pub dims: Vec<u64>,
     pub ty: GgmlType,
     pub values: Vec<f32>,
+    /// The bytes that mean the values, for types other than floats.
+    pub blocks: Option<Vec<u8>>,
 }
 
 /// A whole file, in memory.
@@ -142,6 +144,7 @@ impl ModelFile {
             dims: dims.to_vec(),
             ty: GgmlType::F32,
             values,
+            blocks: None,
         });
     }
 
@@ -176,6 +179,18 @@ impl ModelFile {
         self
     }
 
+    /// The model with random blocks of `B` in every matrix, and their values.
+    pub fn matrices_of<B: RandomBlock>(mut self) -> Self {
+        let mut rng = Rng::new(12);
+        for tensor in self.tensors.iter_mut().filter(|tensor| tensor.dims.len() == 2) {
+            let (blocks, values) = weights::<B>(&mut rng, tensor.values.len() / B::ELEMENTS);
+            tensor.ty = GgmlType::from_name(B::NAME).unwrap();
+            tensor.values = values;
+            tensor.blocks = Some(bytemuck::cast_slice(&blocks).to_vec());
+        }
+        self
+    }
+
     /// Writes the file where it is deleted after use.
     pub fn write(&self) -> NamedTempFile {
         let mut head = Head::new();
@@ -204,6 +219,9 @@ impl ModelFile {
 
 impl TensorData {
     fn bytes(&self) -> Vec<u8> {
+        if let Some(blocks) = &self.blocks {
+            return blocks.clone();
+        }
         match self.ty {
             GgmlType::F32 => self.values.iter().flat_map(|value| value.to_le_bytes()).collect(),
             GgmlType::F16 => {

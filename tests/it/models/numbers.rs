@@ -2,13 +2,18 @@
 //! fixture models do not have (partial rotation, its scalings, odd widths, heads of their own size).
 
 use half::{bf16, f16};
+use kernels_gpu::quant::{IQ4_XS, MXFP4};
+use kernels_gpu::simt::emulator::Emulator;
+use oxwarp::backend::gpu::{Gpu, GpuOptions};
 use oxwarp::gguf::GgmlType;
-use oxwarp::model::EngineOptions;
 use oxwarp::model::rope::Llama3Scaling;
+use oxwarp::model::{EngineOptions, Runner};
+use testkit::data::RandomBlock;
 use testkit::reference::{self, Attention, RopePairs};
 
 use super::build::{LLAMA, Meta, ModelFile, QWEN2, Shape};
 use super::load;
+use crate::{emulator_models, golden};
 
 /// How positions turn, said independently of the metadata.
 #[derive(Clone)]
@@ -114,9 +119,21 @@ const BOUND: f64 = 1e-4;
 
 /// Runs forty tokens; every logit must be within `BOUND` of the exact one.
 fn check(model: &ModelFile, shape: Shape, rotation: &Rotation) {
-    let tokens = testkit::data::Rng::new(11).tokens(40, shape.n_vocab);
+    check_runner(&mut *load(model, EngineOptions::default()).unwrap(), 40, BOUND, model, shape, rotation);
+}
+
+/// As [`check`], with any runner of the model.
+fn check_runner(
+    runner: &mut dyn Runner,
+    n_tokens: usize,
+    bound: f64,
+    model: &ModelFile,
+    shape: Shape,
+    rotation: &Rotation,
+) {
+    let tokens = testkit::data::Rng::new(11).tokens(n_tokens, shape.n_vocab);
     let expected = exact_logits(model, shape, rotation, &tokens);
-    let found = load(model, EngineOptions::default()).unwrap().forward_all(&tokens).unwrap();
+    let found = runner.forward_all(&tokens).unwrap();
     assert_eq!(found.len(), expected.len());
     let deviation = (expected.iter().map(|logit| logit * logit).sum::<f64>() / expected.len() as f64).sqrt();
     assert!((1.0..10.0).contains(&deviation), "logits of size {deviation} do not fit the bound");
@@ -124,7 +141,7 @@ fn check(model: &ModelFile, shape: Shape, rotation: &Rotation) {
         let difference = (f64::from(*found) - expected).abs();
         let (position, token) = (i / shape.n_vocab, i % shape.n_vocab);
         assert!(
-            difference <= BOUND,
+            difference <= bound,
             "position {position}, token {token}: {found} is {difference:e} from {expected}"
         );
     }
@@ -185,6 +202,32 @@ fn halves_and_bfloat16s_of_any_width() {
         let shape = Shape { n_embd: 27, n_ff: 45, head_dim: 10, ..LLAMA };
         check(&shape.model().matrices_as(ty), shape, &Rotation::plain(shape, RopePairs::Adjacent));
     }
+}
+
+/// Formats that no fixture has a model of: on the CPU, and some tokens and one alone on the emulator.
+fn check_blocks<B: RandomBlock>() {
+    let shape = Shape { n_embd: 256, n_ff: 256, n_heads: 4, n_kv_heads: 2, head_dim: 64, ..LLAMA };
+    let mut model = shape.model().matrices_of::<B>();
+    // Test blocks' values are small for logits.
+    model.tensor("output_norm.weight").values.iter_mut().for_each(|value| *value *= 4.0);
+    let rotation = Rotation::plain(shape, RopePairs::Adjacent);
+    check(&model, shape, &rotation);
+    let written = model.write();
+    for n_tokens in [1, 10] {
+        let gpu = Gpu::new(Emulator::checked(), GpuOptions::default()).unwrap();
+        let mut runner = golden::load(gpu, written.path(), EngineOptions::default()).unwrap();
+        check_runner(&mut *runner, n_tokens, emulator_models::BOUNDS.max, &model, shape, &rotation);
+    }
+}
+
+#[test]
+fn matrices_of_iq4_xs() {
+    check_blocks::<IQ4_XS>();
+}
+
+#[test]
+fn matrices_of_mxfp4() {
+    check_blocks::<MXFP4>();
 }
 
 #[test]

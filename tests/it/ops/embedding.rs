@@ -3,7 +3,9 @@
 use kernels_gpu::embedding::*;
 use kernels_gpu::launch::{Device, DeviceSlice, Grid, Purpose};
 use kernels_gpu::quant::layout::GpuLayout;
-use kernels_gpu::quant::{BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use kernels_gpu::quant::{
+    BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+};
 use testkit::compare::assert_same_bits;
 use testkit::data::{RandomBlock, Rng, packed, weights};
 
@@ -76,9 +78,14 @@ formats! {
     q5_0: Q5_0, embedding_q5_0;
     q5_1: Q5_1, embedding_q5_1;
     q8_0: Q8_0, embedding_q8_0;
+    q2_k: Q2_K, embedding_q2_k;
+    q3_k: Q3_K, embedding_q3_k;
     q4_k: Q4_K, embedding_q4_k;
     q5_k: Q5_K, embedding_q5_k;
     q6_k: Q6_K, embedding_q6_k;
+    iq4_nl: IQ4_NL, embedding_iq4_nl;
+    iq4_xs: IQ4_XS, embedding_iq4_xs;
+    mxfp4: MXFP4, embedding_mxfp4;
 }
 
 /// Rows that 16-byte loads do not divide.

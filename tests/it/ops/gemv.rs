@@ -3,7 +3,9 @@
 use kernels_gpu::gemv::*;
 use kernels_gpu::launch::{Device, DeviceSlice, Grid, Purpose};
 use kernels_gpu::quant::chunk::ChunkFormat;
-use kernels_gpu::quant::{BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use kernels_gpu::quant::{
+    BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+};
 use kernels_gpu::simt::emulator::{Emulator, Space};
 use testkit::compare::{assert_same_bits, assert_within, dot_bound};
 use testkit::data::{RandomBlock, Rng, magnitudes, packed, weights};
@@ -127,9 +129,14 @@ formats! {
     q5_0: Q5_0, gemv_q5_0;
     q5_1: Q5_1, gemv_q5_1;
     q8_0: Q8_0, gemv_q8_0;
+    q2_k: Q2_K, gemv_q2_k;
+    q3_k: Q3_K, gemv_q3_k;
     q4_k: Q4_K, gemv_q4_k;
     q5_k: Q5_K, gemv_q5_k;
     q6_k: Q6_K, gemv_q6_k;
+    iq4_nl: IQ4_NL, gemv_iq4_nl;
+    iq4_xs: IQ4_XS, gemv_iq4_xs;
+    mxfp4: MXFP4, gemv_mxfp4;
 }
 
 #[test]

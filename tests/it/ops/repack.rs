@@ -2,7 +2,7 @@
 
 use kernels_gpu::launch::{Device, DeviceSlice, Grid, Purpose};
 use kernels_gpu::quant::layout::GpuLayout;
-use kernels_gpu::quant::{Q4_0, Q4_1, Q5_0, Q5_1, Q6_K, Q8_0};
+use kernels_gpu::quant::{IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q5_0, Q5_1, Q6_K, Q8_0};
 use kernels_gpu::repack::*;
 use testkit::data::{RandomBlock, Rng, weights};
 
@@ -78,5 +78,10 @@ formats! {
     q5_0: Q5_0, repack_q5_0;
     q5_1: Q5_1, repack_q5_1;
     q8_0: Q8_0, repack_q8_0;
+    q2_k: Q2_K, repack_q2_k;
+    q3_k: Q3_K, repack_q3_k;
     q6_k: Q6_K, repack_q6_k;
+    iq4_nl: IQ4_NL, repack_iq4_nl;
+    iq4_xs: IQ4_XS, repack_iq4_xs;
+    mxfp4: MXFP4, repack_mxfp4;
 }

@@ -3,7 +3,10 @@
 //! The values are bit for bit those of `kernels_gpu::quant`: where a fused multiply-add or a subtraction stands here, its
 //! product is exact.
 
-use kernels_gpu::quant::{Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, scale_min};
+use kernels_gpu::quant::{
+    E2M1_LEVELS, IQ4_LEVELS, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K,
+    Q8_0, half_e8m0, q3_scale, scale_min,
+};
 
 use super::vector::{LANES, Vector};
 
@@ -105,6 +108,75 @@ impl Block for Q8_0 {
     fn group<V: Vector>(&self, group: usize) -> V {
         let qs: &[u8; 32] = bytemuck::cast_ref(&self.qs);
         V::signed(V::load_bytes(sixteen(qs, LANES * group))).mul(V::splat(V::f16(self.d)))
+    }
+}
+
+/// The levels that the nibbles `nibble` of sixteen bytes stand for.
+#[inline(always)]
+fn levels<V: Vector>(levels: &[i8; 16], qs: &[u8; LANES], nibble: usize) -> V {
+    V::signed(V::look_up(bytemuck::cast_ref(levels), nibbles::<V>(qs, nibble)))
+}
+
+impl Block for IQ4_NL {
+    const ELEMENTS: usize = 32;
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, group: usize) -> V {
+        levels::<V>(&IQ4_LEVELS, &self.qs, group).mul(V::splat(V::f16(self.d)))
+    }
+}
+
+impl Block for MXFP4 {
+    const ELEMENTS: usize = 32;
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, group: usize) -> V {
+        levels::<V>(&E2M1_LEVELS, &self.qs, group).mul(V::splat(half_e8m0(self.e)))
+    }
+}
+
+impl Block for IQ4_XS {
+    const ELEMENTS: usize = 256;
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, group: usize) -> V {
+        // Two groups (low and high nibbles) a sub-block.
+        let s = group / 2;
+        let scale = V::f16(self.d) * f32::from(self.scale(s));
+        levels::<V>(&IQ4_LEVELS, sixteen(&self.qs, LANES * s), group % 2).mul(V::splat(scale))
+    }
+}
+
+/// Bits 2 k and 2 k + 1 of the bytes of half n that belong to `group`, half h of quarter k of half n.
+#[inline(always)]
+fn two_bits<V: Vector>(qs: &[u8; 64], group: usize) -> V::Bytes {
+    let (n, k, h) = (group / 8, group / 2 % 4, group % 2);
+    let qs = V::load_bytes(sixteen(qs, 32 * n + LANES * h));
+    V::and(V::shr(qs, 2 * k as u32), 3)
+}
+
+impl Block for Q2_K {
+    const ELEMENTS: usize = 256;
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, group: usize) -> V {
+        let scales = self.scales[group];
+        let scale = V::f16(self.d) * f32::from(scales & 15);
+        let min = -(V::f16(self.dmin) * f32::from(scales >> 4));
+        V::unsigned(two_bits::<V>(&self.qs, group)).mul_add(V::splat(scale), V::splat(min))
+    }
+}
+
+impl Block for Q3_K {
+    const ELEMENTS: usize = 256;
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, group: usize) -> V {
+        let high = V::load_bytes(sixteen(&self.hmask, LANES * (group % 2)));
+        let third = V::shl(V::and(V::shr(high, group as u32 / 2), 1), 2);
+        let scale = V::f16(self.d) * f32::from(q3_scale(&self.scales, group));
+        let q = V::unsigned(V::or(two_bits::<V>(&self.qs, group), third));
+        q.mul_add(V::splat(scale), V::splat(-4.0 * scale))
     }
 }
 
@@ -230,12 +302,17 @@ mod tests {
         check::<Q5_0, Q5_0>();
         check::<Q5_1, Q5_1>();
         check::<Q8_0, Q8_0>();
+        check::<IQ4_NL, IQ4_NL>();
+        check::<MXFP4, MXFP4>();
     }
 
     #[test]
     fn blocks_of_256_decode_exactly() {
+        check::<Q2_K, Q2_K>();
+        check::<Q3_K, Q3_K>();
         check::<Q4_K, Q4_K>();
         check::<Q5_K, Q5_K>();
         check::<Q6_K, Q6_K>();
+        check::<IQ4_XS, IQ4_XS>();
     }
 }

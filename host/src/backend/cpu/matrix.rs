@@ -2,7 +2,7 @@
 
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
-use kernels_gpu::quant::{Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use kernels_gpu::quant::{IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 
 use crate::backend::{Error, FileBytes, MatrixSource};
 use crate::gguf::GgmlType;
@@ -34,8 +34,8 @@ pub struct Matrix {
 macro_rules! with_block {
     ($ty:expr, $block:ident => $body:expr) => {
         with_block!(@ $ty, $block => $body;
-            F32 F32x16, F16 F16x16, BF16 BF16x16, Q4_0 Q4_0, Q4_1 Q4_1, Q5_0 Q5_0, Q5_1 Q5_1, Q8_0 Q8_0, Q4_K Q4_K,
-            Q5_K Q5_K, Q6_K Q6_K)
+            F32 F32x16, F16 F16x16, BF16 BF16x16, Q4_0 Q4_0, Q4_1 Q4_1, Q5_0 Q5_0, Q5_1 Q5_1, Q8_0 Q8_0, Q2_K Q2_K,
+            Q3_K Q3_K, Q4_K Q4_K, Q5_K Q5_K, Q6_K Q6_K, IQ4_NL IQ4_NL, IQ4_XS IQ4_XS, MXFP4 MXFP4)
     };
     (@ $ty:expr, $block:ident => $body:expr; $($variant:ident $format:ty),+) => {
         match $ty {
@@ -48,7 +48,7 @@ macro_rules! with_block {
 /// The types that [`Matrix`] can be.
 pub const SUPPORTED: &[GgmlType] = {
     use GgmlType::*;
-    &[F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K]
+    &[F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4]
 };
 
 /// Whether matrices of type `ty` can be multiplied with.

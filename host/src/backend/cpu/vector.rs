@@ -48,6 +48,8 @@ pub trait Vector: Copy {
     fn shl(bytes: Self::Bytes, bits: u32) -> Self::Bytes;
     /// Each byte shifted right; `bits` is 0 to 7.
     fn shr(bytes: Self::Bytes, bits: u32) -> Self::Bytes;
+    /// `table`'s entry for each byte, which must be below 16.
+    fn look_up(table: &[u8; 16], indices: Self::Bytes) -> Self::Bytes;
     /// `value` in byte i where bit i of `bits` is set, else 0.
     fn spread(bits: u16, value: u8) -> Self::Bytes;
     /// The bytes as numbers from 0 to 255.
@@ -298,6 +300,11 @@ impl Vector for Portable {
     #[inline(always)]
     fn shr(bytes: Self::Bytes, bits: u32) -> Self::Bytes {
         bytes.map(|byte| byte >> bits)
+    }
+
+    #[inline(always)]
+    fn look_up(table: &[u8; 16], indices: Self::Bytes) -> Self::Bytes {
+        indices.map(|index| table[usize::from(index & 15)])
     }
 
     #[inline(always)]

@@ -101,6 +101,11 @@ macro_rules! bytes_128 {
         }
 
         #[inline(always)]
+        fn look_up(table: &[u8; 16], indices: __m128i) -> __m128i {
+            intrinsics!(_mm_shuffle_epi8(_mm_loadu_si128(table.as_ptr().cast()), indices))
+        }
+
+        #[inline(always)]
         fn f16(bits: [u8; 2]) -> f32 {
             let bits = i32::from(u16::from_le_bytes(bits));
             intrinsics!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits))))

@@ -32,15 +32,20 @@ macro_rules! with_block {
             GgmlType::Q5_0 => body!(quant::Q5_0),
             GgmlType::Q5_1 => body!(quant::Q5_1),
             GgmlType::Q8_0 => body!(quant::Q8_0),
+            GgmlType::Q2_K => body!(quant::Q2_K),
+            GgmlType::Q3_K => body!(quant::Q3_K),
             GgmlType::Q4_K => body!(quant::Q4_K),
             GgmlType::Q5_K => body!(quant::Q5_K),
             GgmlType::Q6_K => body!(quant::Q6_K),
+            GgmlType::IQ4_NL => body!(quant::IQ4_NL),
+            GgmlType::IQ4_XS => body!(quant::IQ4_XS),
+            GgmlType::MXFP4 => body!(quant::MXFP4),
             other => unreachable!("Format::new admits no {}", other.name()),
         }
     }};
 }
 
-/// Launches one of eleven kernels that take the same arguments.
+/// Launches one of the formats' kernels that take the same arguments.
 macro_rules! launch_by_format {
     ($device:expr, $format:expr, $grid:expr,
      [$($name:ident: $ty:ident),*], $arguments:tt) => {
@@ -58,7 +63,7 @@ macro_rules! launch_by_format {
 pub const REPACK_TILE_BLOCKS: usize = repack::TILE_BLOCKS;
 
 impl Format {
-    const SUPPORTED: [GgmlType; 11] = [
+    const SUPPORTED: [GgmlType; 16] = [
         GgmlType::F32,
         GgmlType::F16,
         GgmlType::BF16,
@@ -67,9 +72,14 @@ impl Format {
         GgmlType::Q5_0,
         GgmlType::Q5_1,
         GgmlType::Q8_0,
+        GgmlType::Q2_K,
+        GgmlType::Q3_K,
         GgmlType::Q4_K,
         GgmlType::Q5_K,
         GgmlType::Q6_K,
+        GgmlType::IQ4_NL,
+        GgmlType::IQ4_XS,
+        GgmlType::MXFP4,
     ];
 
     /// The format of a tensor type, if there are kernels for it.
@@ -116,7 +126,8 @@ impl Format {
         let Blocks { first, n, total } = blocks;
         launch_by_format!(device, self, Grid::x(u32_of(repack_blocks(n))),
             [repack_q4_0: Q4_0, repack_q4_1: Q4_1, repack_q5_0: Q5_0, repack_q5_1: Q5_1, repack_q8_0: Q8_0,
-             repack_q6_k: Q6_K],
+             repack_q2_k: Q2_K, repack_q3_k: Q3_K, repack_q6_k: Q6_K, repack_iq4_nl: IQ4_NL,
+             repack_iq4_xs: IQ4_XS, repack_mxfp4: MXFP4],
             { dst: dst, src: src, first_block: u32_of(first), n_blocks: u32_of(n), total_blocks: u32_of(total) })
     }
 
@@ -133,7 +144,9 @@ impl Format {
         launch_by_format!(device, self, grid,
             [embedding_f32: F32, embedding_f16: F16, embedding_bf16: BF16, embedding_q4_0: Q4_0,
              embedding_q4_1: Q4_1, embedding_q5_0: Q5_0, embedding_q5_1: Q5_1, embedding_q8_0: Q8_0,
-             embedding_q4_k: Q4_K, embedding_q5_k: Q5_K, embedding_q6_k: Q6_K],
+             embedding_q2_k: Q2_K, embedding_q3_k: Q3_K, embedding_q4_k: Q4_K, embedding_q5_k: Q5_K,
+             embedding_q6_k: Q6_K, embedding_iq4_nl: IQ4_NL, embedding_iq4_xs: IQ4_XS,
+             embedding_mxfp4: MXFP4],
             { y: y, w: w, tokens: tokens, dim: u32_of(dim), n_vocab: u32_of(n_vocab) })
     }
 
@@ -149,8 +162,10 @@ impl Format {
     ) -> Result<(), D::Error> {
         let grid = Grid::x(u32_of(gemv_blocks(n_rows, max_blocks)));
         launch_by_format!(device, self, grid,
-            [gemv_f32: F32, gemv_f16: F16, gemv_bf16: BF16, gemv_q4_0: Q4_0, gemv_q4_1: Q4_1, gemv_q5_0: Q5_0,
-             gemv_q5_1: Q5_1, gemv_q8_0: Q8_0, gemv_q4_k: Q4_K, gemv_q5_k: Q5_K, gemv_q6_k: Q6_K],
+            [gemv_f32: F32, gemv_f16: F16, gemv_bf16: BF16, gemv_q4_0: Q4_0, gemv_q4_1: Q4_1,
+             gemv_q5_0: Q5_0, gemv_q5_1: Q5_1, gemv_q8_0: Q8_0, gemv_q2_k: Q2_K, gemv_q3_k: Q3_K,
+             gemv_q4_k: Q4_K, gemv_q5_k: Q5_K, gemv_q6_k: Q6_K, gemv_iq4_nl: IQ4_NL, gemv_iq4_xs: IQ4_XS,
+             gemv_mxfp4: MXFP4],
             { y: y, w: w, x: x, n_rows: u32_of(n_rows), n_cols: u32_of(n_cols) })
     }
 
@@ -166,8 +181,10 @@ impl Format {
     ) -> Result<(), D::Error> {
         let (blocks_x, blocks_y) = gemm_grid(n_tokens, n_rows);
         launch_by_format!(device, self, Grid::xy(u32_of(blocks_x), u32_of(blocks_y)),
-            [gemm_f32: F32, gemm_f16: F16, gemm_bf16: BF16, gemm_q4_0: Q4_0, gemm_q4_1: Q4_1, gemm_q5_0: Q5_0,
-             gemm_q5_1: Q5_1, gemm_q8_0: Q8_0, gemm_q4_k: Q4_K, gemm_q5_k: Q5_K, gemm_q6_k: Q6_K],
+            [gemm_f32: F32, gemm_f16: F16, gemm_bf16: BF16, gemm_q4_0: Q4_0, gemm_q4_1: Q4_1,
+             gemm_q5_0: Q5_0, gemm_q5_1: Q5_1, gemm_q8_0: Q8_0, gemm_q2_k: Q2_K, gemm_q3_k: Q3_K,
+             gemm_q4_k: Q4_K, gemm_q5_k: Q5_K, gemm_q6_k: Q6_K, gemm_iq4_nl: IQ4_NL, gemm_iq4_xs: IQ4_XS,
+             gemm_mxfp4: MXFP4],
             { y: y, w: w, x: x, n_tokens: u32_of(n_tokens), n_rows: u32_of(n_rows), n_cols: u32_of(n_cols) })
     }
 }
@@ -205,6 +222,6 @@ mod tests {
             let padding = format.matrix_bytes(15) - file_bytes;
             assert_eq!(padding == 0, format.is_as_in_file(), "{}: {padding} bytes of padding", ty.name());
         }
-        assert_eq!(GgmlType::all().filter(|ty| Format::new(*ty).is_some()).count(), 11);
+        assert_eq!(GgmlType::all().filter(|ty| Format::new(*ty).is_some()).count(), 16);
     }
 }
