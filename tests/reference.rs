@@ -3,6 +3,8 @@
 //! These functions are the specification. They follow the formula and nothing else: no blocking, no reordering,
 //! no shared subexpressions. Tensors are row-major slices; the number of rows follows from the slices' lengths.
 
+pub mod moe;
+
 use half::f16;
 
 /// f64 copies of f32 values, as the ops here take them. Exact.

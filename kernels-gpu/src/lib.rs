@@ -19,6 +19,7 @@
 //! | [`gemm_mma`] | the same on the tensor cores |
 //! | [`gemv`] | linear layers over one token |
 //! | [`kv_cache`] | writes new keys and values into the cache |
+//! | [`moe`] | mixtures of experts: routes tokens, groups them by expert, gathers and combines rows |
 //! | [`read`] | reads memory as fast as it goes, for measurements |
 //! | [`repack`] | brings a file's blocks into the layout that kernels read |
 //! | [`rmsnorm`] | divides rows by their root mean square |
@@ -64,6 +65,7 @@ pub mod gemm_mma;
 pub mod gemm_wgmma;
 pub mod gemv;
 pub mod kv_cache;
+pub mod moe;
 pub mod read;
 pub mod repack;
 pub mod rmsnorm;

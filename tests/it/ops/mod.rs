@@ -39,6 +39,7 @@ mod gemm_mma;
 mod gemm_wgmma;
 mod gemv;
 mod kv_cache;
+mod moe;
 mod read;
 mod repack;
 mod rmsnorm;
