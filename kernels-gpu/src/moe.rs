@@ -307,7 +307,7 @@ pub fn moe_bias_f32(y: InOut<f32>, bias: In<f32>, experts: In<u32>, dim: u32) {
 /// `weights [n_tokens, n_used]`.
 ///
 /// Grid: n_tokens × [`moe_row_blocks`]. Requires: n_used ≤ [`MAX_USED`]; nothing of `dim`, a multiple of 4 takes the wide
-/// path. Fast because: every row is read once, 16 bytes at a time, and the rows of a token are in flight together.
+/// path. Fast because: every row is read once, 16 bytes at a time, and the rows of a token are in flight four at a time.
 #[kernel(threads = ROW_THREADS, pdl)]
 pub fn moe_combine_f32(y: Out<f32>, x: In<f32>, places: In<u32>, weights: In<f32>, n_used: u32, dim: u32) {
     pdl::launch_dependents();

@@ -72,7 +72,7 @@ impl Plan {
         shape.write_metadata(&mut head, n_layers);
         vocabulary::write(&mut head, shape);
         let typed = |tensor: ShapeTensor| {
-            let ty = quant.type_of(&tensor, n_layers);
+            let ty = quant.type_of(&tensor, n_layers, shape.n_heads / shape.n_kv_heads);
             (tensor, ty)
         };
         let tensors: Vec<_> = shape.tensors(n_layers).into_iter().map(typed).collect();

@@ -54,6 +54,7 @@ pub enum Role {
     Output,
     AttnQkv,
     AttnV,
+    AttnOutput,
     FfnDown,
     /// Any other matrix.
     Matrix,
@@ -264,7 +265,7 @@ impl Shape {
             list.add("attn_k.weight", &[self.dim, kv_dim], Role::Matrix);
             list.add("attn_v.weight", &[self.dim, kv_dim], Role::AttnV);
         }
-        list.add("attn_output.weight", &[q_dim, self.dim], Role::Matrix);
+        list.add("attn_output.weight", &[q_dim, self.dim], Role::AttnOutput);
         if matches!(self.family, Family::Qwen2 | Family::GptOss { .. }) {
             list.add("attn_q.bias", &[q_dim], Role::Bias);
             list.add("attn_k.bias", &[kv_dim], Role::Bias);

@@ -70,6 +70,16 @@ pub(super) fn fill(ty: GgmlType, std: f64, rng: &mut Rng, bytes: &mut [u8]) {
         GgmlType::Q8_0 => blocks::<34>(bytes, rng, scale(5461.5), |block, d| put(block, 0, d)),
         GgmlType::Q4_1 => blocks::<20>(bytes, rng, scale(21.25), |block, d| put_with_min(block, d, 7.5)),
         GgmlType::Q5_1 => blocks::<24>(bytes, rng, scale(85.25), |block, d| put_with_min(block, d, 15.5)),
+        GgmlType::Q2_K => blocks::<84>(bytes, rng, scale(1.25 * 137.5), |block, d| {
+            // Equal sub-scales and sub-minima from 8 to 15.
+            for sub_scale in &mut block[..16] {
+                *sub_scale = (*sub_scale & 7 | 8) * 0x11;
+            }
+            put(block, 80, d);
+            put(block, 82, 1.5 * d);
+        }),
+        // Sub-scales from -32 to 31, whatever the bits.
+        GgmlType::Q3_K => blocks::<110>(bytes, rng, scale(5.5 * 341.5), |block, d| put(block, 108, d)),
         GgmlType::Q4_K => blocks::<144>(bytes, rng, scale(21.25 * SUB_SCALE_MEAN_SQUARE), |block, d| {
             put_sub_scales(block);
             put_with_min(block, d, -7.5);
@@ -86,6 +96,11 @@ pub(super) fn fill(ty: GgmlType, std: f64, rng: &mut Rng, bytes: &mut [u8]) {
             }
             put(block, 208, d);
         }),
+        GgmlType::IQ4_NL => blocks::<18>(bytes, rng, scale(IQ4_MEAN_SQUARE), |block, d| put(block, 0, d)),
+        // Sub-scales from -32 to 31, whatever the bits.
+        GgmlType::IQ4_XS => {
+            blocks::<136>(bytes, rng, scale(IQ4_MEAN_SQUARE * 341.5), |block, d| put(block, 0, d));
+        }
         GgmlType::MXFP4 => mxfp4(bytes, std),
         other => panic!("no recipe uses {other}"),
     }
@@ -144,6 +159,9 @@ fn put_with_min(block: &mut [u8], d: f32, middle: f32) {
     put(block, 0, d);
     put(block, 2, -middle * d);
 }
+
+/// The mean square of the levels of IQ4_NL and IQ4_XS.
+const IQ4_MEAN_SQUARE: f64 = 4548.0;
 
 /// The mean square of a number uniform in 32..=63.
 const SUB_SCALE_MEAN_SQUARE: f64 = 2341.5;

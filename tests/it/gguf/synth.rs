@@ -59,6 +59,10 @@ fn tensors_and_types_are_those_of_the_public_files() {
         // Two norms a layer, one at the end; the frequency factors of Llama 3.1 and later.
         ("llama3.2-1b", "q8_0", "F32 34, Q8_0 113"),
         ("llama3-8b", "q4_k_m", "F32 66, Q4_K 193, Q6_K 33"),
+        // An eighth of the layers has its ffn_down in Q5_K, and four heads of queries to one of keys all their attn_v.
+        ("llama3-8b", "iq4_xs", "F32 66, IQ4_XS 189, Q5_K 36, Q6_K 1"),
+        ("llama3-8b", "q2_k", "F32 66, Q2_K 129, Q3_K 64, Q4_K 32, Q6_K 1"),
+        ("llama3-8b", "q3_k_m", "F32 66, Q3_K 129, Q4_K 92, Q5_K 4, Q6_K 1"),
         ("phi3-mini", "q4_k_m", "F32 65, Q4_K 81, Q5_K 32, Q6_K 17"),
     ];
     for (shape, quant, expected) in known {
@@ -75,6 +79,8 @@ fn tensors_and_types_are_those_of_the_public_files() {
     let size = |shape, quant, unit: f64| format!("{:.2}", plan(shape, quant).file_bytes() as f64 / unit);
     assert_eq!(size("qwen2.5-0.5b", "q4_k_m", 1e9), "0.49");
     assert_eq!(size("llama3-8b", "q4_k_m", 1e9), "4.92");
+    assert_eq!(size("llama3-8b", "q2_k", 1e9), "3.18");
+    assert_eq!(size("llama3-8b", "q3_k_m", 1e9), "4.02");
     assert_eq!(size("phi3-mini", "q4_k_m", 1e9), "2.39");
     assert_eq!(size("gpt-oss-20b", "mxfp4", (1u64 << 30) as f64), "11.27");
 }
@@ -176,7 +182,7 @@ fn layer_counts_and_recipes_that_do_not_fit_are_refused() {
     insta::assert_snapshot!([of("f16", Some(0)), of("f16", Some(MAX_LAYERS + 1)), of("mxfp4", None)].join("\n"), @r"
     0 layers, allowed: 1 to 1024
     1025 layers, allowed: 1 to 1024
-    mxfp4 is a recipe for models with experts, which phi3-mini has not; allowed: f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q4_k_m q5_k_m q6_k
+    mxfp4 is a recipe for models with experts, which phi3-mini has not; allowed: f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q2_k q3_k_m q4_k_m q5_k_m q6_k iq4_nl iq4_xs
     ");
 }
 
@@ -283,7 +289,7 @@ fn weights_have_the_right_spread() {
         };
         bytes.chunks_exact(17).flat_map(block).collect()
     }
-    let decoders: [(&str, Decode); 12] = [
+    let decoders: [(&str, Decode); 16] = [
         ("f32", values::<F32>),
         ("f16", values::<F16>),
         ("bf16", values::<BF16>),
@@ -292,9 +298,13 @@ fn weights_have_the_right_spread() {
         ("q5_0", values::<Q5_0>),
         ("q5_1", values::<Q5_1>),
         ("q8_0", values::<Q8_0>),
+        ("q2_k", values::<Q2_K>),
+        ("q3_k_m", values::<Q3_K>),
         ("q4_k_m", values::<Q4_K>),
         ("q5_k_m", values::<Q5_K>),
         ("q6_k", values::<Q6_K>),
+        ("iq4_nl", values::<IQ4_NL>),
+        ("iq4_xs", values::<IQ4_XS>),
         ("mxfp4", mxfp4),
     ];
     for (quant, decode) in decoders {
