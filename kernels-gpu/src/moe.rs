@@ -247,7 +247,7 @@ fn first_element() -> usize {
     (thread::block_idx_y() * ROW_THREADS + thread::thread_idx_x()) as usize * 4
 }
 
-/// y[p] = row `rows[p] / n_used` of x: each token's row at the places of its assignments.
+/// `y[p]` = row `rows[p] / n_used` of x: each token's row at the places of its assignments.
 ///
 /// `y [n_assigned, dim]`, `x [n_tokens, dim]`, `rows [n_assigned]` as [`moe_group`] writes it.
 ///
@@ -301,7 +301,7 @@ pub fn moe_bias_f32(y: InOut<f32>, bias: In<f32>, experts: In<u32>, dim: u32) {
     }
 }
 
-/// y[t] = Σ_j `weights[t, j]` · x[`places[t, j]`], j upwards: the experts' results, weighed, back in the order of tokens.
+/// `y[t] = Σ_j weights[t, j] · x[places[t, j]]`, j upwards: the experts' results, weighed, back in the order of tokens.
 ///
 /// `y [n_tokens, dim]`, `x [n_assigned, dim]` in grouped order, `places [n_tokens, n_used]` as [`moe_group`] writes it,
 /// `weights [n_tokens, n_used]`.
