@@ -3,7 +3,9 @@
 use kernels_gpu::gemv::*;
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Purpose};
 use kernels_gpu::quant::layout::{GpuLayout, PLANE_ALIGN};
-use kernels_gpu::quant::{BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use kernels_gpu::quant::{
+    BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+};
 use kernels_gpu::simt::{bf16, f16};
 use oxwarp::cuda::{Cuda, Error};
 use testkit::data::RandomBlock;
@@ -49,9 +51,14 @@ pub fn cases() -> Vec<Case> {
             case::<Q5_0>(shape, launch!(gemv_q5_0), None),
             case::<Q5_1>(shape, launch!(gemv_q5_1), None),
             case::<Q8_0>(shape, launch!(gemv_q8_0), None),
+            case::<Q2_K>(shape, launch!(gemv_q2_k), None),
+            case::<Q3_K>(shape, launch!(gemv_q3_k), None),
             case::<Q4_K>(shape, launch!(gemv_q4_k), None),
             case::<Q5_K>(shape, launch!(gemv_q5_k), None),
             case::<Q6_K>(shape, launch!(gemv_q6_k), None),
+            case::<IQ4_NL>(shape, launch!(gemv_iq4_nl), None),
+            case::<IQ4_XS>(shape, launch!(gemv_iq4_xs), None),
+            case::<MXFP4>(shape, launch!(gemv_mxfp4), None),
         ]
     };
     SHAPES.into_iter().flat_map(of_shape).collect()
