@@ -67,8 +67,9 @@ mod tests {
 
     #[test]
     fn every_kernel_of_the_table_of_contents_is_measured_or_said_not_to_be() {
-        // gemm: the product in f32 for all formats, which the tensor cores replace; repack and copy: while loading only.
-        const NOT_MEASURED: [&str; 4] = ["gemm", "repack", "copy", "read"];
+        // gemm: the product in f32 for all formats, which the tensor cores replace; repack and copy: while loading only;
+        // moe: to be measured beside the experts' products, which do not exist yet.
+        const NOT_MEASURED: [&str; 5] = ["gemm", "moe", "repack", "copy", "read"];
         // The op is named as the kernel, the file as what it fills.
         let measured: HashSet<_> =
             all().iter().map(|case| if case.op == "kv_write" { "kv_cache" } else { case.op }).collect();
