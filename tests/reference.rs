@@ -3,7 +3,13 @@
 //! These functions are the specification. They follow the formula and nothing else: no blocking, no reordering,
 //! no shared subexpressions. Tensors are row-major slices; the number of rows follows from the slices' lengths.
 
+mod activation;
+mod norm;
+
 use half::f16;
+
+pub use activation::{Gelu, geglu, gelu, normal_cdf, swiglu_clamped};
+pub use norm::{layernorm, layernorm_add, position_add};
 
 /// f64 copies of f32 values, as the ops here take them. Exact.
 pub fn widen(values: &[f32]) -> Vec<f64> {

@@ -6,7 +6,7 @@ use kernels_gpu::attention_decode::{self, attention_decode_f16, attention_merge_
 use kernels_gpu::attention_prefill::{
     self, attention_prefill_f16_d64, attention_prefill_f16_d128, attention_prefill_f16_d256,
 };
-use kernels_gpu::bias::{bias_add_f32, bias_blocks};
+use kernels_gpu::bias::{self, bias_add_f32, bias_blocks};
 use kernels_gpu::copy::{copy_blocks, copy_f32};
 use kernels_gpu::kv_cache::{kv_write_blocks, kv_write_f16};
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Launch, Purpose};
@@ -310,8 +310,8 @@ impl<D: Accelerator> Backend for Gpu<D> {
     fn bias_add(&mut self, y: &mut DeviceBuffer<f32>, b: &GpuVector, n_tokens: usize) -> Result<(), Error> {
         let b = b.values();
         let y = rows_mut(y, n_tokens, b.len());
-        let grid = Grid::xy(u32_of(bias_blocks(b.len())), u32_of(n_tokens));
-        self.launch(bias_add_f32 { y, b, dim: u32_of(b.len()) }, grid)
+        let grid = Grid::xy(u32_of(bias_blocks(b.len())), u32_of(n_tokens.div_ceil(bias::ROWS)));
+        self.launch(bias_add_f32 { y, b, n_tokens: u32_of(n_tokens), dim: u32_of(b.len()) }, grid)
     }
 
     fn rope(
