@@ -28,6 +28,7 @@
 //! | [`repack`] | brings a file's blocks into the layout that kernels read |
 //! | [`rmsnorm`] | divides rows by their root mean square |
 //! | [`rope`] | rotary position embedding |
+//! | [`rope_kv`] | the same of q and k, and the write to the cache |
 //! | [`sample`] | chooses the next token: argmax, a draw from the softmax |
 //! | [`swiglu`] | the gated activation |
 
@@ -79,6 +80,7 @@ pub mod read;
 pub mod repack;
 pub mod rmsnorm;
 pub mod rope;
+pub mod rope_kv;
 pub mod sample;
 pub mod swiglu;
 

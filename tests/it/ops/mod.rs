@@ -47,5 +47,6 @@ mod read;
 mod repack;
 mod rmsnorm;
 mod rope;
+mod rope_kv;
 mod sample;
 mod swiglu;

@@ -324,7 +324,7 @@ impl<D: Accelerator> Backend for Gpu<D> {
         let RopeShape { pairs, n_heads, head_dim, rope_dim } = shape;
         let x = rows_mut(x, n_tokens, n_heads * head_dim);
         let (table, positions) = (table.values(), self.inputs.positions(n_tokens));
-        let grid = Grid::xy(u32_of(rope_blocks(n_heads, rope_dim)), u32_of(n_tokens));
+        let grid = Grid::xy(u32_of(rope_blocks(n_heads, head_dim, rope_dim)), u32_of(n_tokens));
         let [n_heads, head_dim, rope_dim] = [n_heads, head_dim, rope_dim].map(u32_of);
         match pairs {
             RopePairs::Adjacent => {
