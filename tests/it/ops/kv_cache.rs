@@ -55,6 +55,11 @@ fn check<D: Device>(device: &D, n_kv_heads: usize, head_dim: usize, n_ctx: usize
     }
 }
 
+/// The signed bytes of words.
+fn quants_of(words: &[u32]) -> Vec<i8> {
+    words.iter().flat_map(|word| word.to_le_bytes().map(u8::cast_signed)).collect()
+}
+
 /// Values and, for each block of 32 along a head, the largest magnitude.
 ///
 /// A scale is max|x| / 127, rounded three times to f32 (the constant, the product, and the maximum not at all) and once
@@ -70,7 +75,9 @@ fn check_q8_0<D: Device>(device: &D, shape: [usize; 3], positions: &[u32], devia
     let n_places = n_kv_heads * n_ctx;
 
     // Quants of 99 with scales of 1 before, which must stay where no token goes.
-    let quants = || device.upload(&vec![99i8; n_places * head_dim], Purpose::KvCache).unwrap();
+    let quants = || {
+        device.upload(&vec![u32::from_le_bytes([99; 4]); n_places * head_dim / 4], Purpose::KvCache).unwrap()
+    };
     let scales = || {
         let ones = vec![f16::from_bits(HostF16::ONE.to_bits()); n_places * n_blocks];
         device.upload(&ones, Purpose::KvCache).unwrap()
@@ -95,7 +102,7 @@ fn check_q8_0<D: Device>(device: &D, shape: [usize; 3], positions: &[u32], devia
     device.launch(kernel, grid).unwrap();
 
     for (quants, scales, source) in [(&k_quants, &k_scales, &k), (&v_quants, &v_scales, &v)] {
-        let quants = device.download(quants).unwrap();
+        let quants = quants_of(&device.download(quants).unwrap());
         let scales = widen_halves(&device.download(scales).unwrap());
         for place in 0..n_places {
             let (head, position) = (place / n_ctx, (place % n_ctx) as u32);
@@ -157,7 +164,7 @@ fn q8_0_block_with_nan_reads_as_nan() {
             x[40] = poison;
             let x = device.upload(&x, Purpose::Activations).unwrap();
             let positions = device.upload(&[0u32], Purpose::Other).unwrap();
-            let mut quants = [0; 2].map(|_| device.alloc::<i8>(64, Purpose::KvCache).unwrap());
+            let mut quants = [0; 2].map(|_| device.alloc::<u32>(64 / 4, Purpose::KvCache).unwrap());
             let mut scales = [0; 2].map(|_| device.alloc::<f16>(2, Purpose::KvCache).unwrap());
             let ([k_quants, v_quants], [k_scales, v_scales]) = (&mut quants, &mut scales);
             let kernel = kv_write_q8_0 {
@@ -173,7 +180,7 @@ fn q8_0_block_with_nan_reads_as_nan() {
                 n_ctx: 1,
             };
             device.launch(kernel, Grid::x(kv_write_q8_0_blocks(1, 64) as u32)).unwrap();
-            let quants = device.download(&quants[0]).unwrap();
+            let quants = quants_of(&device.download(&quants[0]).unwrap());
             let scales = widen_halves(&device.download(&scales[0]).unwrap());
             assert!((scales[1] * f32::from(quants[40])).is_nan() && (scales[0] - 1.0 / 127.0).abs() < 1e-5);
         }

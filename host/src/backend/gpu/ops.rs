@@ -76,6 +76,7 @@ impl<D: Accelerator> Gpu<D> {
             head_dim: u32_of(head_dim),
             n_ctx: u32_of(n_ctx),
             scale,
+            window: u32_of(n_ctx),
         };
         let grid = Grid::xyz(u32_of(n_heads), u32_of(n_splits), u32_of(n_tokens));
         device.launch(parts, grid).map_err(device_error)?;
