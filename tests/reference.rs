@@ -6,12 +6,14 @@
 mod activation;
 mod attention;
 mod norm;
+mod rope_scaling;
 
 use half::f16;
 
 pub use activation::{Gelu, geglu, gelu, normal_cdf, swiglu_clamped};
 pub use attention::{Attention, Variant, attention, attention_variant};
 pub use norm::{layernorm, layernorm_add, position_add};
+pub use rope_scaling::{Yarn, divided_frequencies, scaled_table, yarn_frequencies};
 
 /// f64 copies of f32 values, as the ops here take them. Exact.
 pub fn widen(values: &[f32]) -> Vec<f64> {
