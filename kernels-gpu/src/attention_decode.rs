@@ -179,19 +179,22 @@ fn attention_decode<C: Cache, const CAPPED: bool>(
     while base < end {
         // Every lane of the warp makes the same rounds, since the score is summed over lanes; keys past the end
         // read the part's first key again and count nothing.
-        let mut score = [NO_SCORE; UNROLL];
-        let mut values = [C::ZEROS; UNROLL];
+        let (mut keys, mut values) = ([C::ZEROS; UNROLL], [C::ZEROS; UNROLL]);
         let mut u = 0;
         while u < UNROLL {
             let key = base + group + u as u32 * stride;
             let existing = if key < end { key } else { begin };
-            let mut dot = 0.0;
             if active {
-                dot = C::dot(&query, k_cache.load(first_place, existing, dim, first_dim));
+                keys[u] = k_cache.load(first_place, existing, dim, first_dim);
                 values[u] = v_cache.load(first_place, existing, dim, first_dim);
             }
-            let dot = sum_over(dot, lanes_per_key);
-            if key < end {
+            u += 1;
+        }
+        let mut score = [NO_SCORE; UNROLL];
+        let mut u = 0;
+        while u < UNROLL {
+            let dot = sum_over(C::dot(&query, keys[u]), lanes_per_key);
+            if base + group + u as u32 * stride < end {
                 score[u] = if CAPPED { softcap * math::tanh(dot * inverse_cap) } else { dot };
             }
             u += 1;

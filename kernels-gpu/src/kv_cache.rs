@@ -35,8 +35,9 @@ pub fn kv_write_f16(
         let (head, dim) = (idx / head_dim as usize, idx % head_dim as usize);
         let position = positions.get(token) as usize;
         let target = (head * n_ctx as usize + position) * head_dim as usize + dim;
-        k_cache.store::<8>(target, narrow(eight(k, token * width + idx)));
-        v_cache.store::<8>(target, narrow(eight(v, token * width + idx)));
+        let (k, v) = (eight(k, token * width + idx), eight(v, token * width + idx));
+        k_cache.store::<8>(target, narrow(k));
+        v_cache.store::<8>(target, narrow(v));
     }
 }
 

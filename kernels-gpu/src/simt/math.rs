@@ -117,7 +117,7 @@ const TAIL_COEFFICIENTS: [f32; 10] = [
     0.071_999_22,
     0.095_515_77,
     0.099_492_55,
-    0.099_747_904,
+    0.099_747_9,
 ];
 
 /// The normal distribution function Φ(x) = (1 + erf(x / √2)) / 2, with a small relative error on both sides.
