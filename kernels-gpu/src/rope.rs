@@ -51,16 +51,8 @@ macro_rules! in_place {
     };
 }
 
-in_place!(
-    rope_adjacent_f32,
-    true,
-    "Rotates adjacent pairs (2i, 2i+1), as files of architecture `llama` hold q and k, in place."
-);
-in_place!(
-    rope_half_f32,
-    false,
-    "Rotates half-split pairs (i, i + rope_dim/2), as files of `qwen2` and most other architectures hold q and k, in place."
-);
+in_place!(rope_adjacent_f32, true, "Rotates adjacent pairs (2i, 2i+1), in place.");
+in_place!(rope_half_f32, false, "Rotates half-split pairs (i, i + rope_dim/2), in place.");
 
 macro_rules! to_f16 {
     ($name:ident, $adjacent:literal, $x:ty, $doc:literal) => {
