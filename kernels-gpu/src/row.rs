@@ -112,7 +112,7 @@ impl Row<4> for Kept {
         result
     }
 
-    /// Of each [`GROUP`] units all results come before the first store, so that what `f` loads is in flight together.
+    /// Of each four units all results come before the first store, so that what `f` loads is in flight together.
     #[inline(always)]
     fn write<T: Float>(&self, y: Out<T>, f: impl Fn(usize, [f32; 4]) -> [f32; 4]) {
         let mut first = 0;
