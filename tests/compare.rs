@@ -35,6 +35,11 @@ pub fn dot_bound(chain: usize, sum_of_magnitudes: f64) -> f64 {
     gamma(chain + 1) * sum_of_magnitudes
 }
 
+/// Absolute error of a value that was computed with error `bound` and then rounded to f16.
+pub fn f16_bound(bound: f64, expected: f64) -> f64 {
+    bound + (F16_ROUNDING * (expected.abs() + bound)).max(F16_SUBNORMAL_ROUNDING)
+}
+
 /// Σ_k |w[o, k] · x[t, k]| for every output of a linear layer: what [`dot_bound`] scales with.
 pub fn linear_magnitudes(w: &[f64], x: &[f64], n_cols: usize) -> Vec<f64> {
     let magnitude = |values: &[f64]| values.iter().map(|v| v.abs()).collect::<Vec<_>>();

@@ -108,6 +108,16 @@ pub fn weights<B: RandomBlock>(rng: &mut Rng, n_blocks: usize) -> (Vec<B>, Vec<f
     (blocks, values)
 }
 
+/// f32 copies of the kernels' halves. Exact.
+pub fn widen_halves(halves: &[kernels_gpu::simt::f16]) -> Vec<f32> {
+    halves.iter().map(|h| f16::from_bits(h.to_bits()).to_f32()).collect()
+}
+
+/// The kernels' halves nearest to f32 values.
+pub fn narrow_halves(values: &[f32]) -> Vec<kernels_gpu::simt::f16> {
+    values.iter().map(|&v| kernels_gpu::simt::f16::from_bits(f16::from_f32(v).to_bits())).collect()
+}
+
 /// A matrix as it lies in GPU memory.
 pub fn packed<B: RandomBlock + GpuLayout>(blocks: &[B]) -> Vec<u8> {
     let mut bytes = vec![0; B::matrix_bytes(blocks.len())];

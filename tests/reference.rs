@@ -3,9 +3,18 @@
 //! These functions are the specification. They follow the formula and nothing else: no blocking, no reordering,
 //! no shared subexpressions. Tensors are row-major slices; the number of rows follows from the slices' lengths.
 
+mod activation;
+mod attention;
 pub mod moe;
+mod norm;
+mod rope_scaling;
 
 use half::f16;
+
+pub use activation::{Gelu, geglu, gelu, normal_cdf, swiglu_clamped};
+pub use attention::{Attention, Variant, attention, attention_variant};
+pub use norm::{layernorm, layernorm_add, position_add};
+pub use rope_scaling::{Yarn, divided_frequencies, scaled_table, yarn_frequencies};
 
 /// f64 copies of f32 values, as the ops here take them. Exact.
 pub fn widen(values: &[f32]) -> Vec<f64> {
@@ -158,53 +167,6 @@ pub fn kv_write(
     }
 }
 
-/// The shape of an attention.
-#[derive(Clone, Copy, Debug)]
-pub struct Attention {
-    /// Query heads.
-    pub n_heads: usize,
-    /// Key and value heads; query head h reads head h / (n_heads / n_kv_heads).
-    pub n_kv_heads: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
-    /// Places of the cache.
-    pub n_ctx: usize,
-    /// What a score is multiplied by, usually 1 / sqrt(head_dim).
-    pub scale: f64,
-}
-
-/// Causal attention: the query at position p sees the keys at places 0 to p.
-///
-/// `y` and `q` are `[n_tokens, n_heads, head_dim]`, `k` and `v` a layer's cache `[n_kv_heads, n_ctx, head_dim]`.
-pub fn attention(y: &mut [f64], q: &[f64], k: &[f64], v: &[f64], positions: &[u32], shape: Attention) {
-    let Attention { n_heads, n_kv_heads, head_dim, n_ctx, scale } = shape;
-    assert!(n_heads.is_multiple_of(n_kv_heads), "{n_heads} query heads over {n_kv_heads} heads");
-    assert_eq!(q.len(), positions.len() * n_heads * head_dim, "attention: q");
-    assert_eq!(
-        (k.len(), v.len()),
-        (n_kv_heads * n_ctx * head_dim, n_kv_heads * n_ctx * head_dim),
-        "attention: cache"
-    );
-    for (t, &position) in positions.iter().enumerate() {
-        for head in 0..n_heads {
-            let row = (t * n_heads + head) * head_dim;
-            let cache = head / (n_heads / n_kv_heads) * n_ctx * head_dim;
-            let q = &q[row..][..head_dim];
-            let mut weights: Vec<f64> = (0..=position as usize)
-                .map(|j| scale * dot(q, &k[cache + j * head_dim..][..head_dim]))
-                .collect();
-            softmax_in_place(&mut weights);
-            for i in 0..head_dim {
-                y[row + i] = weights.iter().enumerate().map(|(j, w)| w * v[cache + j * head_dim + i]).sum();
-            }
-        }
-    }
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
 /// y = e^x / Σ e^x, over all of `x`.
 pub fn softmax(y: &mut [f64], x: &[f64]) {
     y.copy_from_slice(x);
@@ -271,14 +233,6 @@ mod tests {
         let mut y = [0.0; 4];
         linear(&mut y, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[1.0, 0.0, 0.0, 0.0, 1.0, 10.0], 3);
         assert_eq!(y, [1.0, 4.0, 32.0, 65.0]);
-    }
-
-    #[test]
-    fn attention_with_equal_scores_is_the_mean_of_the_past() {
-        let shape = Attention { n_heads: 2, n_kv_heads: 1, head_dim: 1, n_ctx: 3, scale: 1.0 };
-        let mut y = [0.0; 2];
-        attention(&mut y, &[0.0, 0.0], &[5.0, 6.0, 7.0], &[1.0, 3.0, 100.0], &[1], shape);
-        assert_eq!(y, [2.0, 2.0]);
     }
 
     #[test]

@@ -5,9 +5,10 @@
 //! (Flash-Decoding), and each leaves three things: the largest score `m`, the sum `l` of exp(score − m), and its own
 //! average. [`attention_merge_f32`] then joins the parts. No array of scores exists anywhere, so no context is too long.
 
+use crate::kv_cache::{Cache, Q8_0Cache, q8_0_blocks};
 use crate::simt::prelude::*;
 
-/// Threads of a block of [`attention_decode_f16`].
+/// Threads of a block of [`attention_decode_f16`] and its variants.
 pub const THREADS: u32 = 128;
 const WARPS: u32 = THREADS / 32;
 
@@ -17,40 +18,136 @@ const UNROLL: usize = 4;
 /// Most elements of a head: 32 lanes with eight elements each.
 pub const MAX_HEAD_DIM: usize = 256;
 
+/// Shared memory of a block: what each warp knows of its keys.
+const SHARED_BYTES: usize = WARPS as usize * (2 + MAX_HEAD_DIM) * 4;
+
 /// Threads of a block of [`attention_merge_f32`].
 pub const MERGE_THREADS: u32 = 128;
 
 /// The score of a key that is not there: smaller than any real one, yet its difference from itself is a number.
 const NO_SCORE: f32 = -1.0e30;
 
-/// One part of the attention of one head of one token over the keys 0 ..= its position.
-///
-/// `part_out [n_tokens, n_heads, n_splits, head_dim]` receives Σ p·v / l and `part_ml [n_tokens, n_heads, n_splits, 2]`
-/// receives (m, l), with p = exp(q·k·scale − m) over the part's keys. `q [n_tokens, n_heads, head_dim]`;
-/// `k_cache`, `v_cache [n_kv_heads, n_ctx, head_dim]`; `positions [n_tokens]`. Query head h reads the keys of head
-/// h · n_kv_heads / n_heads.
-///
-/// Grid: n_heads × n_splits × n_tokens. The number of parts does not depend on the position, so that one captured
-/// graph serves every step; parts beyond the keys leave l = 0.
-/// Requires: head_dim a multiple of 8, at most 256; n_heads a multiple of n_kv_heads; positions < n_ctx.
-/// Fast because: (1) lanes read 16 bytes of a key each, so a warp reads whole keys side by side; (2) four keys a lane
-/// group are in flight; (3) the heads of a group that share keys run at the same time and find them in the L2 cache.
-#[kernel(threads = 128, shared = 4 * (2 + 256) * 4, pdl)]
-pub fn attention_decode_f16(
-    part_out: Out<f32>,
-    part_ml: Out<f32>,
-    q: In<f32>,
-    k_cache: In<f16>,
-    v_cache: In<f16>,
-    positions: In<u32>,
+macro_rules! f16_entry {
+    ($name:ident, $capped:literal, [$($softcap:ident)?], $doc:literal) => {
+        #[doc = $doc]
+        ///
+        /// `part_out [n_tokens, n_heads, n_splits, head_dim]` receives Σ p·v / l and
+        /// `part_ml [n_tokens, n_heads, n_splits, 2]` receives (m, l), with p = exp(score − m) over the part's keys.
+        /// `q [n_tokens, n_heads, head_dim]`; `k_cache`, `v_cache [n_kv_heads, n_ctx, head_dim]`; `positions [n_tokens]`.
+        /// Query head h reads the keys of head h · n_kv_heads / n_heads. A query sees the last `window` keys up to its
+        /// own position; a window of n_ctx or more is none.
+        ///
+        /// Grid: n_heads × n_splits × n_tokens. The number of parts does not depend on the position, so that one
+        /// captured graph serves every step; parts beyond the keys leave l = 0.
+        /// Requires: head_dim a multiple of 8, at most 256; n_heads a multiple of n_kv_heads; positions < n_ctx; window
+        /// at least 1.
+        /// Fast because: (1) lanes read 16 bytes of a key each, so a warp reads whole keys side by side; (2) four keys a
+        /// lane group are in flight; (3) the heads of a group that share keys run at the same time and find them in the
+        /// L2 cache.
+        #[kernel(threads = THREADS, shared = SHARED_BYTES, pdl)]
+        pub fn $name(
+            part_out: Out<f32>,
+            part_ml: Out<f32>,
+            q: In<f32>,
+            k_cache: In<f16>,
+            v_cache: In<f16>,
+            positions: In<u32>,
+            n_heads: u32,
+            n_kv_heads: u32,
+            head_dim: u32,
+            n_ctx: u32,
+            scale: f32,
+            window: u32,
+            $($softcap: f32,)?
+        ) {
+            let softcap = [$($softcap,)? 0.0][0];
+            let shape = Shape { n_heads, n_kv_heads, head_dim, n_ctx, scale, window, softcap };
+            attention_decode::<_, $capped>(part_out, part_ml, q, k_cache, v_cache, positions, shape);
+        }
+    };
+}
+
+macro_rules! q8_0_entry {
+    ($name:ident, $capped:literal, [$($softcap:ident)?], $doc:literal) => {
+        #[doc = $doc]
+        ///
+        /// `k_quants`, `k_scales`, `v_quants`, `v_scales` as [`kv_write_q8_0`](crate::kv_cache::kv_write_q8_0) has them;
+        /// everything else is as in [`attention_decode_f16`].
+        ///
+        /// Grid: the same. Requires: the same; head_dim a multiple of 16.
+        /// Fast because: as there, with 8 bytes of quants a lane; a quant becomes a float by a byte permutation and a
+        /// subtraction, and the scale counts once for eight.
+        #[kernel(threads = THREADS, shared = SHARED_BYTES, pdl)]
+        pub fn $name(
+            part_out: Out<f32>,
+            part_ml: Out<f32>,
+            q: In<f32>,
+            k_quants: In<u32>,
+            k_scales: In<f16>,
+            v_quants: In<u32>,
+            v_scales: In<f16>,
+            positions: In<u32>,
+            n_heads: u32,
+            n_kv_heads: u32,
+            head_dim: u32,
+            n_ctx: u32,
+            scale: f32,
+            window: u32,
+            $($softcap: f32,)?
+        ) {
+            let softcap = [$($softcap,)? 0.0][0];
+            let shape = Shape { n_heads, n_kv_heads, head_dim, n_ctx, scale, window, softcap };
+            let k_cache = Q8_0Cache { quants: k_quants, scales: k_scales };
+            let v_cache = Q8_0Cache { quants: v_quants, scales: v_scales };
+            attention_decode::<_, $capped>(part_out, part_ml, q, k_cache, v_cache, positions, shape);
+        }
+    };
+}
+
+f16_entry!(
+    attention_decode_f16,
+    false,
+    [],
+    "One part of the attention of one head of one token over its keys, with score = q·k · scale."
+);
+f16_entry!(
+    attention_decode_softcap_f16,
+    true,
+    [softcap],
+    "As [`attention_decode_f16`], with score = softcap · tanh(q·k · scale / softcap)."
+);
+q8_0_entry!(attention_decode_q8_0, false, [], "As [`attention_decode_f16`], over caches in Q8_0.");
+q8_0_entry!(
+    attention_decode_softcap_q8_0,
+    true,
+    [softcap],
+    "As [`attention_decode_softcap_f16`], over caches in Q8_0."
+);
+
+struct Shape {
     n_heads: u32,
     n_kv_heads: u32,
     head_dim: u32,
     n_ctx: u32,
     scale: f32,
+    window: u32,
+    softcap: f32,
+}
+
+#[inline(always)]
+fn attention_decode<C: Cache, const CAPPED: bool>(
+    part_out: Out<f32>,
+    part_ml: Out<f32>,
+    q: In<f32>,
+    k_cache: C,
+    v_cache: C,
+    positions: In<u32>,
+    shape: Shape,
 ) {
     pdl::launch_dependents();
     pdl::wait();
+    let Shape { n_heads, n_kv_heads, head_dim, n_ctx, scale, window, softcap } = shape;
+    let inverse_cap = if CAPPED { math::rcp(softcap) } else { 0.0 };
     let (head, split, token) = (thread::block_idx_x(), thread::block_idx_y(), thread::block_idx_z());
     let row = (token * n_heads + head) as usize;
     let dim = head_dim as usize;
@@ -70,10 +167,11 @@ pub fn attention_decode_f16(
     }
 
     let n_keys = positions.get(token as usize) + 1;
-    let keys_per_split = n_keys.div_ceil(thread::grid_dim_y());
-    let begin = split * keys_per_split;
+    let first_key = n_keys.saturating_sub(window);
+    let keys_per_split = (n_keys - first_key).div_ceil(thread::grid_dim_y());
+    let begin = first_key + split * keys_per_split;
     let end = (begin + keys_per_split).min(n_keys);
-    let head_start = ((head * n_kv_heads / n_heads) as usize * n_ctx as usize) * dim;
+    let first_place = (head * n_kv_heads / n_heads) as usize * n_ctx as usize;
 
     let mut part = Part { m: NO_SCORE, l: 0.0, acc: [0.0; 8] };
     let stride = WARPS * keys_per_warp;
@@ -81,24 +179,27 @@ pub fn attention_decode_f16(
     while base < end {
         // Every lane of the warp makes the same rounds, since the score is summed over lanes; keys past the end
         // read the part's first key again and count nothing.
-        let mut score = [NO_SCORE; UNROLL];
-        let mut values = [[f16::from_bits(0); 8]; UNROLL];
+        let (mut keys, mut values) = ([C::ZEROS; UNROLL], [C::ZEROS; UNROLL]);
         let mut u = 0;
         while u < UNROLL {
             let key = base + group + u as u32 * stride;
-            let at = head_start + if key < end { key } else { begin } as usize * dim + first_dim;
-            let mut dot = 0.0;
+            let existing = if key < end { key } else { begin };
             if active {
-                dot = dot8(&query, k_cache.load::<8>(at));
-                values[u] = v_cache.load::<8>(at);
-            }
-            let dot = sum_over(dot, lanes_per_key);
-            if key < end {
-                score[u] = dot;
+                keys[u] = k_cache.load(first_place, existing, dim, first_dim);
+                values[u] = v_cache.load(first_place, existing, dim, first_dim);
             }
             u += 1;
         }
-        part.add(score, &values);
+        let mut score = [NO_SCORE; UNROLL];
+        let mut u = 0;
+        while u < UNROLL {
+            let dot = sum_over(C::dot(&query, keys[u]), lanes_per_key);
+            if base + group + u as u32 * stride < end {
+                score[u] = if CAPPED { softcap * math::tanh(dot * inverse_cap) } else { dot };
+            }
+            u += 1;
+        }
+        part.add::<C>(score, &values);
         base += stride * UNROLL as u32;
     }
 
@@ -160,7 +261,7 @@ struct Part {
 impl Part {
     /// Takes in [`UNROLL`] keys with their scores; a score of [`NO_SCORE`] marks a key that is not there.
     #[inline(always)]
-    fn add(&mut self, score: [f32; UNROLL], values: &[[f16; 8]; UNROLL]) {
+    fn add<C: Cache>(&mut self, score: [f32; UNROLL], values: &[C::Eight; UNROLL]) {
         let mut m = self.m;
         let mut u = 0;
         while u < UNROLL {
@@ -172,11 +273,7 @@ impl Part {
         while u < UNROLL {
             let weight = if score[u] > NO_SCORE { math::exp(score[u] - m) } else { 0.0 };
             self.l += weight;
-            let mut i = 0;
-            while i < 8 {
-                self.acc[i] = math::fma(weight, values[u][i].to_f32(), self.acc[i]);
-                i += 1;
-            }
+            C::add(&mut self.acc, weight, values[u]);
             u += 1;
         }
     }
@@ -220,17 +317,6 @@ fn sum_over(value: f32, n_lanes: u32) -> f32 {
     sum
 }
 
-#[inline(always)]
-fn dot8(query: &[f32; 8], key: [f16; 8]) -> f32 {
-    let mut sum = 0.0;
-    let mut i = 0;
-    while i < 8 {
-        sum = math::fma(query[i], key[i].to_f32(), sum);
-        i += 1;
-    }
-    sum
-}
-
 /// y = Σ outᵢ · lᵢ · exp(mᵢ − m) / Σ lᵢ · exp(mᵢ − m) over the parts i of each head, m the largest mᵢ.
 ///
 /// `y [n_tokens, n_heads, head_dim]`; `part_out [n_tokens, n_heads, n_splits, head_dim]`; `part_ml`
@@ -247,19 +333,54 @@ pub fn attention_merge_f32(
     n_splits: u32,
     head_dim: u32,
 ) {
+    merge(y, part_out, part_ml, n_heads, n_splits, head_dim, NO_SCORE);
+}
+
+/// As [`attention_merge_f32`], with a sink: exp(sink − m) more in the denominator, m the largest of all mᵢ and the sink.
+///
+/// `sinks [n_heads]`, one more logit for each head, which has no value.
+///
+/// Grid, Fast because: as [`attention_merge_f32`]. Requires: the same.
+#[kernel(threads = 128, pdl)]
+pub fn attention_merge_sink_f32(
+    y: Out<f32>,
+    part_out: In<f32>,
+    part_ml: In<f32>,
+    sinks: In<f32>,
+    n_heads: u32,
+    n_splits: u32,
+    head_dim: u32,
+) {
+    // A weight, written before any launch of the step.
+    let sink = sinks.get(thread::block_idx_x() as usize);
+    merge(y, part_out, part_ml, n_heads, n_splits, head_dim, sink);
+}
+
+/// A sink of [`NO_SCORE`] counts nothing.
+#[inline(always)]
+fn merge(
+    y: Out<f32>,
+    part_out: In<f32>,
+    part_ml: In<f32>,
+    n_heads: u32,
+    n_splits: u32,
+    head_dim: u32,
+    sink: f32,
+) {
     pdl::launch_dependents();
     pdl::wait();
     let row = (thread::block_idx_y() * n_heads + thread::block_idx_x()) as usize;
     let (n_splits, dim) = (n_splits as usize, head_dim as usize);
-    let mut m = NO_SCORE;
+    let mut m = sink;
     let mut split = 0;
     while split < n_splits {
         m = math::max(m, part_ml.get((row * n_splits + split) * 2));
         split += 1;
     }
+    let sink_weight = math::exp(sink - m);
     let mut dim_idx = thread::thread_idx_x() as usize;
     while dim_idx < dim {
-        let (mut sum, mut total) = (0.0, 0.0);
+        let (mut sum, mut total) = (0.0, sink_weight);
         let mut split = 0;
         while split < n_splits {
             let part = row * n_splits + split;
@@ -277,6 +398,11 @@ pub fn attention_merge_f32(
 /// Bytes that [`attention_decode_f16`] must move for one token: the keys and values of its context, read once.
 pub const fn attention_decode_bytes(n_keys: usize, n_kv_heads: usize, head_dim: usize) -> usize {
     2 * 2 * n_keys * n_kv_heads * head_dim
+}
+
+/// The same of [`attention_decode_q8_0`].
+pub const fn attention_decode_q8_0_bytes(n_keys: usize, n_kv_heads: usize, head_dim: usize) -> usize {
+    2 * n_keys * n_kv_heads * (head_dim + 2 * q8_0_blocks(head_dim))
 }
 
 /// Floating-point operations of attention of one token over `n_keys` keys: two products of length head_dim a key.

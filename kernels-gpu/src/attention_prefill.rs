@@ -29,41 +29,158 @@ const fn shared_bytes(dim: usize) -> usize {
 }
 
 macro_rules! entry {
-    ($name:ident, $max_dim:literal, $doc:literal) => {
+    ($name:ident, $max_dim:literal, [$($limits:tt)*], $variant:expr, [$($sinks:ident)?], [$($window:ident)?], [$($softcap:ident)?], $doc:literal) => {
         #[doc = $doc]
         ///
         /// y = softmax(q·Kᵀ · scale, keys up to each query's own position)·V. `y`, `q [n_tokens, n_heads, head_dim]`;
         /// `k_cache`, `v_cache [n_kv_heads, n_ctx, head_dim]`, already holding the new tokens; `positions [n_tokens]`.
         /// Query head h reads the keys of head h · n_kv_heads / n_heads.
+        $(
+            ///
+            #[doc = concat!("A query sees the last `", stringify!($window), "` keys up to its own position, at least 1.")]
+        )?
+        $(
+            #[doc = concat!("`", stringify!($sinks), " [n_heads]`: exp(sink) counts in the softmax's denominator; −∞ is none.")]
+        )?
+        $(
+            #[doc = concat!("A score s becomes ", stringify!($softcap), " · tanh(s / ", stringify!($softcap), ").")]
+        )?
         ///
         /// Grid: ⌈n_tokens / 32⌉ × n_heads. Requires: head_dim a multiple of 8; n_heads a multiple of n_kv_heads;
         /// positions ascending and < n_ctx.
         /// Fast because: (1) a tile of keys is read from the cache once for 32 queries, by 16-byte loads; (2) a lane
         /// scores one key against four queries, so a key's element is read from shared memory once for four products;
         /// (3) rows of keys are an odd number of 16-byte units apart, so eight lanes read eight different banks' groups.
-        #[kernel(threads = 256, shared = shared_bytes($max_dim), pdl)]
+        #[kernel(threads = 256, shared = shared_bytes($max_dim), $($limits)* pdl)]
         pub fn $name(
             y: Out<f32>,
             q: In<f32>,
             k_cache: In<f16>,
             v_cache: In<f16>,
             positions: In<u32>,
+            $($sinks: In<f32>,)?
             n_tokens: u32,
             n_heads: u32,
             n_kv_heads: u32,
             head_dim: u32,
             n_ctx: u32,
             scale: f32,
+            $($window: u32,)?
+            $($softcap: f32,)?
         ) {
-            let shape = Shape { n_tokens, n_heads, n_kv_heads, head_dim, n_ctx, scale };
-            attention_prefill::<{ $max_dim / 64 }>(y, q, k_cache, v_cache, positions, shape);
+            let shape = Shape {
+                n_tokens,
+                n_heads,
+                n_kv_heads,
+                head_dim,
+                n_ctx,
+                scale,
+                window: [$($window,)? u32::MAX][0],
+                softcap: [$($softcap,)? 0.0][0],
+                sink: [$($sinks.get(thread::block_idx_y() as usize),)? NO_SCORE][0],
+            };
+            attention_prefill::<{ $max_dim / 64 }, { $variant }>(y, q, k_cache, v_cache, positions, shape);
         }
     };
 }
 
-entry!(attention_prefill_f16_d64, 64, "Prefill attention for heads of up to 64 elements.");
-entry!(attention_prefill_f16_d128, 128, "Prefill attention for heads of up to 128 elements.");
-entry!(attention_prefill_f16_d256, 256, "Prefill attention for heads of up to 256 elements.");
+/// All keys up to the query's own.
+const PLAIN: u32 = 0;
+/// The last keys only, and a sink.
+const WINDOW_SINK: u32 = 1;
+/// The last keys only, and scores that are soft-capped.
+const WINDOW_SOFTCAP: u32 = 2;
+
+entry!(
+    attention_prefill_f16_d64,
+    64,
+    [],
+    PLAIN,
+    [],
+    [],
+    [],
+    "Prefill attention for heads of up to 64 elements."
+);
+entry!(
+    attention_prefill_f16_d128,
+    128,
+    [],
+    PLAIN,
+    [],
+    [],
+    [],
+    "Prefill attention for heads of up to 128 elements."
+);
+entry!(
+    attention_prefill_f16_d256,
+    256,
+    [],
+    PLAIN,
+    [],
+    [],
+    [],
+    "Prefill attention for heads of up to 256 elements."
+);
+entry!(
+    attention_prefill_sink_f16_d64,
+    64,
+    [],
+    WINDOW_SINK,
+    [sinks],
+    [window],
+    [],
+    "Prefill attention over a window, with sinks, for heads of up to 64 elements."
+);
+entry!(
+    attention_prefill_sink_f16_d128,
+    128,
+    [],
+    WINDOW_SINK,
+    [sinks],
+    [window],
+    [],
+    "Prefill attention over a window, with sinks, for heads of up to 128 elements."
+);
+entry!(
+    attention_prefill_sink_f16_d256,
+    256,
+    [max_regs = 168,],
+    WINDOW_SINK,
+    [sinks],
+    [window],
+    [],
+    "Prefill attention over a window, with sinks, for heads of up to 256 elements."
+);
+entry!(
+    attention_prefill_softcap_f16_d64,
+    64,
+    [],
+    WINDOW_SOFTCAP,
+    [],
+    [window],
+    [softcap],
+    "Prefill attention over a window, soft-capped, for heads of up to 64 elements."
+);
+entry!(
+    attention_prefill_softcap_f16_d128,
+    128,
+    [],
+    WINDOW_SOFTCAP,
+    [],
+    [window],
+    [softcap],
+    "Prefill attention over a window, soft-capped, for heads of up to 128 elements."
+);
+entry!(
+    attention_prefill_softcap_f16_d256,
+    256,
+    [max_regs = 168,],
+    WINDOW_SOFTCAP,
+    [],
+    [window],
+    [softcap],
+    "Prefill attention over a window, soft-capped, for heads of up to 256 elements."
+);
 
 struct Shape {
     n_tokens: u32,
@@ -72,6 +189,11 @@ struct Shape {
     head_dim: u32,
     n_ctx: u32,
     scale: f32,
+    /// Keys that a query sees at most.
+    window: u32,
+    softcap: f32,
+    /// The head's logit without a value; [`NO_SCORE`] counts nothing.
+    sink: f32,
 }
 
 /// What a warp knows of one query: largest score, sum of weights, and Σ weight · value; lane `l` holds the dimensions
@@ -83,8 +205,25 @@ struct Query<const PAIRS: usize> {
     acc: [[f32; 2]; PAIRS],
 }
 
+impl<const PAIRS: usize> Query<PAIRS> {
+    /// Takes in a key with this score and no value.
+    #[inline(always)]
+    fn add_sink(&mut self, sink: f32) {
+        let m = math::max(self.m, sink);
+        let factor = math::exp(self.m - m);
+        self.m = m;
+        self.l = self.l * factor + math::exp(sink - m);
+        let mut c = 0;
+        while c < PAIRS {
+            self.acc[c][0] *= factor;
+            self.acc[c][1] *= factor;
+            c += 1;
+        }
+    }
+}
+
 #[inline(always)]
-fn attention_prefill<const PAIRS: usize>(
+fn attention_prefill<const PAIRS: usize, const VARIANT: u32>(
     y: Out<f32>,
     q: In<f32>,
     k_cache: In<f16>,
@@ -136,7 +275,12 @@ fn attention_prefill<const PAIRS: usize>(
     }
     let n_keys = positions.get(first_token + n_queries - 1) as usize + 1;
 
-    let mut first_key = 0;
+    // The first query sees the oldest keys.
+    let mut first_key = match VARIANT {
+        PLAIN => 0,
+        _ => (positions.get(first_token) + 1).saturating_sub(shape.window) as usize,
+    };
+    let inverse_cap = if VARIANT == WINDOW_SOFTCAP { math::rcp(shape.softcap) } else { 0.0 };
     while first_key < n_keys {
         thread::sync_threads(); // the tile before is used up (and, the first time, the queries are there)
         let mut i = tid * 8;
@@ -153,7 +297,14 @@ fn attention_prefill<const PAIRS: usize>(
         let mut score = scores(queries, keys, first_query, lane, dim, key_stride);
         let mut j = 0;
         while j < QUERIES_PER_WARP {
-            let visible = (first_key + lane) as u32 <= last_key[j];
+            let key = (first_key + lane) as u32;
+            let mut visible = key <= last_key[j];
+            if VARIANT != PLAIN {
+                visible = visible && last_key[j] - key < shape.window;
+            }
+            if VARIANT == WINDOW_SOFTCAP {
+                score[j] = shape.softcap * math::tanh(score[j] * inverse_cap);
+            }
             if !visible {
                 score[j] = NO_SCORE;
             }
@@ -182,6 +333,9 @@ fn attention_prefill<const PAIRS: usize>(
         let row = first_query + j;
         if row < n_queries {
             let at = ((first_token + row) * shape.n_heads as usize + head as usize) * dim;
+            if VARIANT == WINDOW_SINK {
+                state[j].add_sink(shape.sink);
+            }
             let mut c = 0;
             while c < PAIRS {
                 let d = 64 * c + 2 * lane;

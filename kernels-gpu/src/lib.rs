@@ -3,6 +3,7 @@
 //!
 //! - [`simt`]: the words a GPU thread can say; start there to read or write a kernel.
 //! - [`quant`]: the block formats of GGUF files.
+//! - [`elementwise`], [`row`]: how kernels pass over arrays and rows.
 //! - `launch` (not on the GPU): launch structs, device memory, the `Device` trait.
 //!
 //! | kernel | does |
@@ -12,18 +13,23 @@
 //! | [`attention_prefill`] | attention of many new tokens |
 //! | [`attention_wgmma`] | the same on Hopper |
 //! | [`bias`] | adds a bias to each row |
+//! | [`convert`] | activations for products that read 16 bits |
 //! | [`copy`] | copies within device memory |
 //! | [`embedding`] | looks up the rows of tokens |
+//! | [`gelu`] | the Gaussian error linear unit, plain and gated |
 //! | [`gemm`] | linear layers over many tokens |
 //! | [`gemm_wgmma`] | the same on Hopper, 16-bit operands |
 //! | [`gemm_mma`] | the same on the tensor cores |
 //! | [`gemv`] | linear layers over one token |
 //! | [`kv_cache`] | writes new keys and values into the cache |
+//! | [`layernorm`] | brings rows to mean 0 and variance 1 |
+//! | [`position`] | adds learned positions |
 //! | [`moe`] | mixtures of experts: routes tokens, groups them by expert, gathers and combines rows |
 //! | [`read`] | reads memory as fast as it goes, for measurements |
 //! | [`repack`] | brings a file's blocks into the layout that kernels read |
 //! | [`rmsnorm`] | divides rows by their root mean square |
 //! | [`rope`] | rotary position embedding |
+//! | [`rope_kv`] | the same of q and k, and the write to the cache |
 //! | [`sample`] | chooses the next token: argmax, a draw from the softmax |
 //! | [`swiglu`] | the gated activation |
 
@@ -46,9 +52,11 @@
 // `#[kernel]` names this crate from outside, so that it works in any crate.
 extern crate self as kernels_gpu;
 
+pub mod elementwise;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod launch;
 pub mod quant;
+pub mod row;
 pub mod simt;
 
 pub mod add;
@@ -57,19 +65,24 @@ pub mod attention_prefill;
 #[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
 pub mod attention_wgmma;
 pub mod bias;
+pub mod convert;
 pub mod copy;
 pub mod embedding;
+pub mod gelu;
 pub mod gemm;
 pub mod gemm_mma;
 #[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
 pub mod gemm_wgmma;
 pub mod gemv;
 pub mod kv_cache;
+pub mod layernorm;
 pub mod moe;
+pub mod position;
 pub mod read;
 pub mod repack;
 pub mod rmsnorm;
 pub mod rope;
+pub mod rope_kv;
 pub mod sample;
 pub mod swiglu;
 

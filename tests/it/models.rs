@@ -5,6 +5,7 @@ mod build;
 mod metadata;
 mod numbers;
 mod requests;
+mod rope_tables;
 mod tensors;
 
 use std::sync::Arc;

@@ -86,6 +86,7 @@ impl Subject for Decode {
             head_dim,
             n_ctx: n_keys as u32,
             scale: attention::scale(self.cache.shape),
+            window: n_keys as u32,
         };
         device.launch(parts, Grid::xyz(n_heads, n_splits, 1))?;
         let merge = attention_merge_f32 {

@@ -1,6 +1,6 @@
 //! `bias`: the rows of a prefill.
 
-use kernels_gpu::bias::{bias_add_f32, bias_blocks, bias_bytes};
+use kernels_gpu::bias::{ROWS, bias_add_f32, bias_blocks, bias_bytes};
 use kernels_gpu::launch::{Device, Grid};
 use oxwarp::cuda::{Cuda, Error};
 use testkit::reference;
@@ -54,8 +54,9 @@ impl Subject for Bias {
 
     fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
         let [n_tokens, dim] = self.shape;
-        let grid = Grid::xy(bias_blocks(dim) as u32, n_tokens as u32);
-        device.launch(bias_add_f32 { y: self.y.get_mut(set), b: self.b.get(set), dim: dim as u32 }, grid)
+        let grid = Grid::xy(bias_blocks(dim) as u32, n_tokens.div_ceil(ROWS) as u32);
+        let (y, b) = (self.y.get_mut(set), self.b.get(set));
+        device.launch(bias_add_f32 { y, b, n_tokens: n_tokens as u32, dim: dim as u32 }, grid)
     }
 
     fn reset(&mut self, device: &Cuda) -> Result<()> {

@@ -10,14 +10,19 @@ mod attention_decode;
 mod attention_prefill;
 mod attention_wgmma;
 mod bias;
+mod convert;
 mod embedding;
+mod gelu;
 mod gemm_mma;
 mod gemm_wgmma;
 mod gemv;
 mod kv_write;
+mod layernorm;
+mod position;
 mod product;
 mod rmsnorm;
 mod rope;
+mod rope_kv;
 mod sample;
 mod swiglu;
 
@@ -25,7 +30,7 @@ use crate::case::Case;
 
 /// Every case, variants included.
 pub fn all() -> Vec<Case> {
-    let ops: [fn() -> Vec<Case>; 14] = [
+    let ops: [fn() -> Vec<Case>; 19] = [
         gemm_wgmma::cases,
         gemm_mma::cases,
         gemv::cases,
@@ -33,8 +38,13 @@ pub fn all() -> Vec<Case> {
         attention_prefill::cases,
         attention_decode::cases,
         rmsnorm::cases,
+        layernorm::cases,
         rope::cases,
+        rope_kv::cases,
         swiglu::cases,
+        gelu::cases,
+        convert::cases,
+        position::cases,
         embedding::cases,
         kv_write::cases,
         bias::cases,

@@ -77,7 +77,7 @@ impl Subject for Rope {
     }
 
     fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
-        let grid = Grid::xy(rope_blocks(N_HEADS, HEAD_DIM) as u32, self.n_tokens as u32);
+        let grid = Grid::xy(rope_blocks(N_HEADS, HEAD_DIM, HEAD_DIM) as u32, self.n_tokens as u32);
         let (x, table, positions) = (self.x.get_mut(set), &*self.table, &*self.positions);
         let (n_heads, head_dim, rope_dim) = (N_HEADS as u32, HEAD_DIM as u32, HEAD_DIM as u32);
         match self.pairs {

@@ -1,6 +1,7 @@
 //! Sizes and kinds of a model, as plain numbers. Every field has been checked against the ranges that its adapter
 //! allows and, once the weights are counted, against every tensor's shape.
 
+use super::rope::{LongRopeScaling, YarnScaling};
 use crate::backend::{AttentionShape, KvShape, RopePairs, RopeShape};
 
 /// One model of any supported architecture.
@@ -52,6 +53,10 @@ pub enum RopeScaling {
     Linear {
         factor: f64,
     },
+    /// Slow pairs stretched, fast ones not.
+    Yarn(YarnScaling),
+    /// A divisor for each pair, which the frequency factors hold.
+    LongRope(LongRopeScaling),
 }
 
 impl ModelConfig {

@@ -127,12 +127,8 @@ pub trait ChunkFormat: GpuLayout {
 /// index would put the words into memory.
 #[inline(always)]
 fn pick(words: [u32; 4], i: usize) -> u32 {
-    match i {
-        0 => words[0],
-        1 => words[1],
-        2 => words[2],
-        _ => words[3],
-    }
+    let (low, high) = if i.is_multiple_of(2) { (words[0], words[2]) } else { (words[1], words[3]) };
+    if i < 2 { low } else { high }
 }
 
 /// The floats 1 + b / 128 of a word's four bytes 128 + b.

@@ -113,7 +113,7 @@ pub mod warp;
 #[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
 pub mod wgmma;
 
-pub use element::{Bits16, Element};
+pub use element::{Bits16, Element, Float, narrow, widen};
 pub use half::{bf16, bf16x2, f16, f16x2};
 pub use shared::{Shared, Tile};
 pub use view::{In, InOut, Out};
@@ -127,7 +127,7 @@ pub fn trap() -> ! {
 
 /// What a kernel file imports.
 pub mod prelude {
-    pub use super::{Element, In, InOut, Out, Shared, Tile, bf16, bf16x2, f16, f16x2};
-    pub use super::{async_copy, atomic, block, math, matrix, pdl, thread, warp};
+    pub use super::{Element, Float, In, InOut, Out, Shared, Tile, bf16, bf16x2, f16, f16x2};
+    pub use super::{async_copy, atomic, block, math, matrix, narrow, pdl, thread, warp, widen};
     pub use kernels_gpu_macros::kernel;
 }

@@ -26,10 +26,10 @@ fn one_element() {
 
 #[test]
 fn whole_block() {
-    on_every_device!(|device| check(device, 1024));
+    on_every_device!(|device| check(device, 2048));
 }
 
 #[test]
 fn partial_last_block_and_vector() {
-    on_every_device!(|device| check(device, 2 * 1024 + 131));
+    on_every_device!(|device| check(device, 2048 + 1024 + 131));
 }

@@ -1,6 +1,6 @@
 //! Bias against the reference.
 
-use kernels_gpu::bias::{bias_add_f32, bias_blocks};
+use kernels_gpu::bias::{ROWS, bias_add_f32, bias_blocks};
 use kernels_gpu::launch::{Device, Grid, Purpose};
 use testkit::compare::{assert_within, gamma};
 use testkit::data::Rng;
@@ -13,8 +13,8 @@ fn check<D: Device>(device: &D, n_tokens: usize, dim: usize) {
     let device_b = device.upload(&b, Purpose::Weights).unwrap();
     device
         .launch(
-            bias_add_f32 { y: &mut device_y, b: &device_b, dim: dim as u32 },
-            Grid::xy(bias_blocks(dim) as u32, n_tokens as u32),
+            bias_add_f32 { y: &mut device_y, b: &device_b, n_tokens: n_tokens as u32, dim: dim as u32 },
+            Grid::xy(bias_blocks(dim) as u32, n_tokens.div_ceil(ROWS) as u32),
         )
         .unwrap();
     let mut expected = widen(&y);
@@ -31,6 +31,16 @@ fn one_row() {
 #[test]
 fn odd_width() {
     on_every_device!(|device| check(device, 3, 171));
+}
+
+#[test]
+fn odd_width_partial_last_group_of_rows() {
+    on_every_device!(|device| check(device, 6, 171));
+}
+
+#[test]
+fn whole_groups_of_rows_and_several_blocks() {
+    on_every_device!(|device| check(device, 8, 1028));
 }
 
 #[test]

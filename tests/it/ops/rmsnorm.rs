@@ -1,9 +1,11 @@
-//! RMS norm, with and without residual addition, against the reference.
+//! RMS norm, with and without residual addition, in f32 and f16, against the reference.
 
 use kernels_gpu::launch::{Device, Grid, Purpose};
-use kernels_gpu::rmsnorm::{rmsnorm_add_f32, rmsnorm_chain, rmsnorm_f32};
-use testkit::compare::{FAST_MATH_ROUNDINGS, assert_within, gamma};
-use testkit::data::Rng;
+use kernels_gpu::rmsnorm::{
+    rmsnorm_add_f32, rmsnorm_add_f32_f16, rmsnorm_chain, rmsnorm_f32, rmsnorm_f32_f16,
+};
+use testkit::compare::{FAST_MATH_ROUNDINGS, assert_within, f16_bound, gamma};
+use testkit::data::{Rng, widen_halves};
 use testkit::reference::{self, widen};
 
 /// Roundings of an element of y. The root halves what is wrong below it: the squares and their sum (a chain of
@@ -32,6 +34,41 @@ fn check<D: Device>(device: &D, n_rows: usize, dim: usize, eps: f32) {
     let bound = |i: usize| gamma(roundings(dim)) * expected[i].abs();
     assert_within("rmsnorm", &found, &expected, &[n_rows, dim], bound);
     check_add(device, &x, &w, n_rows, eps);
+    check_f16(device, &x, &w, n_rows, eps);
+}
+
+/// The kernels that write f16 compute the same values and round them once more.
+fn check_f16<D: Device>(device: &D, x: &[f32], w: &[f32], n_rows: usize, eps: f32) {
+    let dim = w.len();
+    let device_w = device.upload(w, Purpose::Weights).unwrap();
+    let mut device_y = device.alloc(x.len(), Purpose::Activations).unwrap();
+    let verify = |what: &str, found: Vec<_>, x: &[f32]| {
+        let mut expected = vec![0.0; x.len()];
+        reference::rmsnorm(&mut expected, &widen(x), &widen(w), f64::from(eps));
+        let bound = |i: usize| f16_bound(gamma(roundings(dim)) * expected[i].abs(), expected[i]);
+        assert_within(what, &widen_halves(&found), &expected, &[n_rows, dim], bound);
+    };
+
+    let device_x = device.upload(x, Purpose::Activations).unwrap();
+    let kernel = rmsnorm_f32_f16 { y: &mut device_y, x: &device_x, w: &device_w, dim: dim as u32, eps };
+    device.launch(kernel, Grid::x(n_rows as u32)).unwrap();
+    verify("rmsnorm_f32_f16", device.download(&device_y).unwrap(), x);
+
+    let branch = rows(&mut Rng::new(3), n_rows, dim);
+    let device_branch = device.upload(&branch, Purpose::Activations).unwrap();
+    let mut device_x = device.upload(x, Purpose::Activations).unwrap();
+    let kernel = rmsnorm_add_f32_f16 {
+        y: &mut device_y,
+        x: &mut device_x,
+        branch: &device_branch,
+        w: &device_w,
+        dim: dim as u32,
+        eps,
+    };
+    device.launch(kernel, Grid::x(n_rows as u32)).unwrap();
+    let sum: Vec<f32> = x.iter().zip(&branch).map(|(x, branch)| x + branch).collect();
+    assert_eq!(device.download(&device_x).unwrap(), sum);
+    verify("rmsnorm_add_f32_f16", device.download(&device_y).unwrap(), &sum);
 }
 
 /// The sum is exact up to one rounding, so y is compared with the norm of the rounded sum.
@@ -84,6 +121,11 @@ fn odd_width() {
 #[test]
 fn width_of_8192() {
     on_every_device!(|device| check(device, 1, 8192, 1e-5));
+}
+
+#[test]
+fn wider_than_a_block_keeps() {
+    on_every_device!(|device| check(device, 1, 8192 + 516, 1e-5));
 }
 
 /// With values near the root of eps a wrong or missing eps shows.

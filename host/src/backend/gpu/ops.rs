@@ -6,7 +6,7 @@ use kernels_gpu::attention_decode::{self, attention_decode_f16, attention_merge_
 use kernels_gpu::attention_prefill::{
     self, attention_prefill_f16_d64, attention_prefill_f16_d128, attention_prefill_f16_d256,
 };
-use kernels_gpu::bias::{bias_add_f32, bias_blocks};
+use kernels_gpu::bias::{self, bias_add_f32, bias_blocks};
 use kernels_gpu::copy::{copy_blocks, copy_f32};
 use kernels_gpu::kv_cache::{kv_write_blocks, kv_write_f16};
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Launch, Purpose};
@@ -76,6 +76,7 @@ impl<D: Accelerator> Gpu<D> {
             head_dim: u32_of(head_dim),
             n_ctx: u32_of(n_ctx),
             scale,
+            window: u32_of(n_ctx),
         };
         let grid = Grid::xyz(u32_of(n_heads), u32_of(n_splits), u32_of(n_tokens));
         device.launch(parts, grid).map_err(device_error)?;
@@ -310,8 +311,8 @@ impl<D: Accelerator> Backend for Gpu<D> {
     fn bias_add(&mut self, y: &mut DeviceBuffer<f32>, b: &GpuVector, n_tokens: usize) -> Result<(), Error> {
         let b = b.values();
         let y = rows_mut(y, n_tokens, b.len());
-        let grid = Grid::xy(u32_of(bias_blocks(b.len())), u32_of(n_tokens));
-        self.launch(bias_add_f32 { y, b, dim: u32_of(b.len()) }, grid)
+        let grid = Grid::xy(u32_of(bias_blocks(b.len())), u32_of(n_tokens.div_ceil(bias::ROWS)));
+        self.launch(bias_add_f32 { y, b, n_tokens: u32_of(n_tokens), dim: u32_of(b.len()) }, grid)
     }
 
     fn rope(
@@ -324,7 +325,7 @@ impl<D: Accelerator> Backend for Gpu<D> {
         let RopeShape { pairs, n_heads, head_dim, rope_dim } = shape;
         let x = rows_mut(x, n_tokens, n_heads * head_dim);
         let (table, positions) = (table.values(), self.inputs.positions(n_tokens));
-        let grid = Grid::xy(u32_of(rope_blocks(n_heads, rope_dim)), u32_of(n_tokens));
+        let grid = Grid::xy(u32_of(rope_blocks(n_heads, head_dim, rope_dim)), u32_of(n_tokens));
         let [n_heads, head_dim, rope_dim] = [n_heads, head_dim, rope_dim].map(u32_of);
         match pairs {
             RopePairs::Adjacent => {
