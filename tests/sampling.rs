@@ -23,13 +23,24 @@ pub struct Chain {
     pub temperature: f32,
 }
 
-/// Within which distance of a border a token may fall on either side of it.
+/// How far an implementation may be off, and so at which distance from a border a token may fall on either side of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Slack {
-    /// Of a sum of probabilities from `top_p`.
-    pub top_p: f64,
-    /// Of a logit from the one that is just probable enough for `min_p`.
-    pub min_p: f64,
+    /// Of a sum of probabilities: this, ...
+    pub sum: f64,
+    /// ... and this times the mean of the exponents x of its weights 2⁻ˣ.
+    pub per_exponent: f64,
+    /// Of a logit's distance from the largest.
+    pub logit: f64,
+}
+
+impl Slack {
+    /// Of a sum of probabilities e^(−distance).
+    fn of_sum(&self, distances: impl Iterator<Item = f64> + Clone) -> f64 {
+        let total: f64 = distances.clone().map(|distance| (-distance).exp()).sum();
+        let weighted: f64 = distances.map(|distance| distance * (-distance).exp()).sum();
+        self.sum + self.per_exponent * std::f64::consts::LOG2_E * weighted / total
+    }
 }
 
 /// A token that may be drawn.
@@ -47,10 +58,8 @@ pub struct Part {
 pub struct Distribution {
     /// In the order of ids.
     pub parts: Vec<Part>,
-    /// The probability that all uncertain tokens would have together.
-    pub uncertain: f64,
-    /// Of all logits, the distance of the largest to the least.
-    pub spread: f64,
+    /// How far the parts' borders may be from where they should be.
+    pub slack: f64,
 }
 
 /// A token under consideration.
@@ -93,17 +102,17 @@ pub fn distribution(chain: &Chain, logits: &[f32], history: &[u32], slack: Slack
     }
     ranked.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
     let best = ranked.first().expect("no logit is finite").logit;
-    let spread = best - ranked.last().expect("there is one").logit;
     if chain.top_k > 0 {
         ranked.truncate(chain.top_k);
     }
     if chain.top_p < 1.0 {
         let total: f64 = ranked.iter().map(|candidate| (candidate.logit - best).exp()).sum();
+        let slack = slack.of_sum(ranked.iter().map(|candidate| best - candidate.logit));
         let mut before = 0.0;
         for (index, candidate) in ranked.iter_mut().enumerate() {
             let missing = f64::from(chain.top_p) - before / total;
             candidate.is_left &= index == 0 || missing > 0.0;
-            candidate.is_certain &= index == 0 || missing.abs() > slack.top_p;
+            candidate.is_certain &= index == 0 || missing.abs() > slack;
             before += (candidate.logit - best).exp();
         }
     }
@@ -113,42 +122,45 @@ pub fn distribution(chain: &Chain, logits: &[f32], history: &[u32], slack: Slack
             let above = distance - f64::from(chain.min_p).ln();
             candidate.is_left &= above >= 0.0;
             // The best ones themselves are at a distance of exactly zero.
-            candidate.is_certain &= distance == 0.0 || above.abs() > slack.min_p;
+            candidate.is_certain &= distance == 0.0 || above.abs() > slack.logit;
         }
     }
 
     ranked.retain(|candidate| candidate.is_left || !candidate.is_certain);
     ranked.sort_by_key(|candidate| candidate.id);
-    let weight = |logit: f64| ((logit - best) / f64::from(chain.temperature)).exp();
-    let left = ranked.iter().filter(|candidate| candidate.is_left);
-    let total: f64 = left.map(|candidate| weight(candidate.logit)).sum();
+    let distance = |logit: f64| (best - logit) / f64::from(chain.temperature);
+    let weight = |logit: f64| (-distance(logit)).exp();
+    let left = ranked.iter().filter(|candidate| candidate.is_left).map(|candidate| candidate.logit);
+    let total: f64 = left.clone().map(weight).sum();
+    let mut slack = slack.of_sum(left.map(distance));
     let mut start = 0.0;
-    let mut uncertain = 0.0;
     let mut parts = Vec::new();
     for Candidate { id, logit, is_left, is_certain } in ranked {
         let probability = weight(logit) / total;
         let end = if is_left { start + probability } else { start };
-        uncertain += if is_certain { 0.0 } else { probability };
+        // It moves those behind it, and changes the total.
+        slack += if is_certain { 0.0 } else { 2.0 * probability };
         parts.push(Part { id, range: start..end, is_certain });
         start = end;
     }
-    Distribution { parts, uncertain, spread }
+    Distribution { parts, slack }
 }
 
 impl Distribution {
-    /// The token in whose part of [0, 1) a uniform number lies, if it lies farther than `distance` from any other token's
-    /// part.
-    pub fn certain(&self, unit: f64, distance: f64) -> Option<u32> {
-        let near = |part: &&Part| part.range.start - distance <= unit && unit < part.range.end + distance;
-        let mut near = self.parts.iter().filter(near);
+    fn is_near(&self, part: &Part, unit: f64) -> bool {
+        part.range.start - self.slack <= unit && unit < part.range.end + self.slack
+    }
+
+    /// The token that a uniform number draws, unless it is so near to a border that it may be another one.
+    pub fn certain(&self, unit: f64) -> Option<u32> {
+        let mut near = self.parts.iter().filter(|part| self.is_near(part, unit));
         let first = near.next().filter(|part| part.is_certain)?;
         near.next().is_none().then_some(first.id)
     }
 
-    /// Whether a token's part of [0, 1) comes within a distance of a uniform number.
-    pub fn may_be(&self, id: u32, unit: f64, distance: f64) -> bool {
-        let near = |range: &Range<f64>| range.start - distance <= unit && unit < range.end + distance;
-        self.parts.iter().any(|part| part.id == id && near(&part.range))
+    /// Whether a uniform number may draw a token.
+    pub fn may_be(&self, id: u32, unit: f64) -> bool {
+        self.parts.iter().any(|part| part.id == id && self.is_near(part, unit))
     }
 }
 
@@ -182,9 +194,11 @@ mod tests {
             assert!(distance(part.range.start, expected.start) < 1e-7);
             assert!(distance(part.range.end, expected.end) < 1e-7);
         }
-        assert_eq!([0.1, 0.5, 0.9].map(|unit| found.certain(unit, 0.01)), [Some(0), Some(1), Some(3)]);
-        assert_eq!(found.certain(0.75, 0.06), None);
-        assert!(found.may_be(1, 0.75, 0.0) && found.may_be(3, 0.75, 0.06) && !found.may_be(3, 0.75, 0.04));
+        assert_eq!([0.1, 0.5, 0.9].map(|unit| found.certain(unit)), [Some(0), Some(1), Some(3)]);
+        assert!(found.may_be(1, 0.75) && !found.may_be(3, 0.75));
+        let blurred = distribution(&PLAIN, &logits, &[], Slack { sum: 0.06, ..Slack::default() });
+        assert_eq!((blurred.certain(0.75), blurred.certain(0.73)), (None, Some(1)));
+        assert!(blurred.may_be(1, 0.75) && blurred.may_be(3, 0.75) && !blurred.may_be(0, 0.75));
     }
 
     #[test]
@@ -192,11 +206,15 @@ mod tests {
         let logits = [0.0, 3.0f32.ln(), 0.0];
         // Sums before the tokens, best first, are 0, 0.6 and 0.8.
         let chain = Chain { top_p: 0.79, ..PLAIN };
-        let found = |slack| distribution(&chain, &logits, &[], Slack { top_p: slack, min_p: 0.0 });
+        let found = |sum| distribution(&chain, &logits, &[], Slack { sum, ..Slack::default() });
         assert_eq!(found(0.0).parts.len(), 2);
         let uncertain = found(0.02);
-        assert_eq!(uncertain.parts.iter().map(|part| part.is_certain).collect::<Vec<_>>(), [true, true, false]);
-        assert!((uncertain.uncertain - 0.25).abs() < 1e-7 && uncertain.parts[2].range.is_empty());
+        assert_eq!(
+            uncertain.parts.iter().map(|part| part.is_certain).collect::<Vec<_>>(),
+            [true, true, false]
+        );
+        assert!(uncertain.parts[2].range.is_empty());
+        assert!((uncertain.slack - (0.02 + 2.0 * 0.25)).abs() < 1e-7, "it would have a fifth of 4/5");
     }
 
     #[test]

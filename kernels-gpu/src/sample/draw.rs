@@ -4,9 +4,7 @@ use super::chain::{
     BINS, Chain, ID_BITS, UNSCALED, absolute_bin, below, id_rank, logit_of_key, min_p_cut, rank, weight,
 };
 use super::search::{Found, Item, Items, NUMBERS, SEARCH_BYTES, Search};
-use super::slices::{
-    COUNTS, DRAW_WEIGHTS, IDS, LARGEST, LOGITS, MAX_SLICES, RECORD_WORDS, SLICE, WEIGHTS,
-};
+use super::slices::{COUNTS, DRAW_WEIGHTS, IDS, LARGEST, LOGITS, MAX_SLICES, RECORD_WORDS, SLICE, WEIGHTS};
 use super::sums::warp_sum;
 use super::{STATUS_NAN, STATUS_NO_CANDIDATE, random};
 use crate::simt::prelude::*;
@@ -319,8 +317,7 @@ impl Draw {
     /// A sum of a slice's weights, relative to the largest logit of all.
     #[inline(always)]
     fn scaled(&self, slice: usize, sum: usize, row: Row, largest: f32) -> u64 {
-        let factor =
-            math::exp2_flush((self.slice_largest.get(slice) - largest) * row.exponent_scale);
+        let factor = math::exp2_flush((self.slice_largest.get(slice) - largest) * row.exponent_scale);
         (f32::from_bits(self.word(slice, row.first + sum)) * factor) as u64
     }
 
@@ -342,10 +339,8 @@ impl Draw {
             let partial = |group: usize| self.partial_sums.get(group * BINS + bin);
             partial(0) + partial(1) + partial(2) + partial(3)
         };
-        self.search.first(
-            |bin| if bin == 0 { through(0) } else { through(bin) - through(bin - 1) },
-            |_| target,
-        )
+        self.search
+            .first(|bin| if bin == 0 { through(0) } else { through(bin) - through(bin - 1) }, |_| target)
     }
 
     /// Considers the tokens of a bin: with those of all better bins if the list has room for them.

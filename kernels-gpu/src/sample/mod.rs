@@ -22,7 +22,6 @@
 pub mod chain;
 pub mod random;
 
-
 mod argmax;
 mod draw;
 mod next;
@@ -30,10 +29,10 @@ mod search;
 mod slices;
 mod sums;
 
-pub use next::advance;
 pub use argmax::{argmax_bytes, argmax_f32};
 pub use chain::{CHAIN_WORDS, Chain};
 pub use draw::{sample_draw_bytes, sample_draw_f32};
+pub use next::advance;
 pub use slices::{
     MAX_VOCAB, RECORD_WORDS, SLICE, sample_slices_bytes, sample_slices_f32, slices_blocks, slices_words,
 };
