@@ -126,16 +126,19 @@ impl Chain {
 /// The scale of exponents at temperature 1, where top-p is judged.
 pub(super) const UNSCALED: f32 = core::f32::consts::LOG2_E;
 
-/// Bits of a weight. 2¹⁹ tokens' sum has 58, and a third of a weight summed over as many fits 32.
+/// The weight of the best token is 2 to this power. 2¹⁹ tokens' sum has 58 bits, and a third of a weight summed over
+/// fewer fits 32.
 pub(super) const WEIGHT_BITS: u32 = 39;
-/// The weight of the best token, nearly.
-const ONE: u64 = 1 << WEIGHT_BITS;
+/// The weight of the best token.
+pub(super) const ONE: f32 = (1u64 << WEIGHT_BITS) as f32;
 
-/// e^(logit − max) at a temperature, in units of 2⁻³⁹, rounded down; below 1. `max` is finite and at least `logit`.
+/// e^(logit − max) at a temperature, in units of 2⁻³⁹, rounded down. `max` is finite and at least `logit`. With a scale
+/// of 0 all weigh as much as the best.
 #[inline(always)]
 pub(super) fn weight(logit: f32, max: f32, exponent_scale: f32) -> u64 {
-    let weight = (math::exp2_flush((logit - max) * exponent_scale) * ONE as f32) as u64;
-    if weight < ONE { weight } else { ONE - 1 }
+    // A finite distance, since zero times it must be zero.
+    let distance = math::max(logit - max, f32::MIN);
+    (math::exp2_flush(distance * exponent_scale) * ONE) as u64
 }
 
 /// Bins that logits are sorted into.

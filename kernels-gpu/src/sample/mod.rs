@@ -25,6 +25,7 @@ pub mod random;
 mod argmax;
 mod draw;
 mod next;
+mod records;
 mod search;
 mod slices;
 mod sums;

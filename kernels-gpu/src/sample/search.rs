@@ -8,7 +8,8 @@ use crate::simt::shared::tile_bytes;
 pub(super) const NUMBERS: usize = 256;
 const WARPS: usize = NUMBERS / 32;
 
-/// A sum of weights is counted in three parts of 13 bits, so that 2¹⁹ of each fit 32 bits.
+/// A sum of weights is counted in three parts of 13 bits, so that the parts of fewer than 2¹⁹ fit 32 bits. (The last part
+/// may also be 2¹³.)
 const PART_BITS: u32 = 13;
 const PARTS: usize = 3;
 const _: () = assert!(super::chain::WEIGHT_BITS == PART_BITS * PARTS as u32);
@@ -30,6 +31,14 @@ pub(super) struct Found {
     pub value: u64,
     /// The target.
     pub target: u64,
+}
+
+impl Found {
+    /// Only a target.
+    #[inline(always)]
+    pub fn nothing(target: u64) -> Self {
+        Found { index: 0, before: 0, value: 0, target }
+    }
 }
 
 /// A token that may be chosen.
@@ -87,15 +96,14 @@ impl Search {
     #[inline(always)]
     pub fn sum(&self, value: u64) -> u64 {
         let n_warps = thread::block_dim_x() as usize / 32;
-        let (before, total) = running_sum(value, n_warps, self.sums);
-        let _ = before;
+        let (_, total) = running_sum(value, n_warps, self.sums);
         thread::sync_threads();
         total
     }
 
     /// The rank of the item at which the running sum of measures, the highest rank first, reaches the target, cut as in
     /// [`Search::first`]. Items of measure 0 count for nothing; not all are such. Ranks are numbers of `n_bytes` bytes,
-    /// no two equal; a measure has 39 bits.
+    /// no two equal; a measure is at most 2³⁹.
     ///
     /// Byte by byte from the highest on, the sums for its 256 values tell the one that is searched for: a radix
     /// selection.
@@ -129,7 +137,8 @@ impl Search {
                     atomic::add_u32(histogram, value, 1);
                     let mut part = 0;
                     while part < PARTS {
-                        let bits = (measure >> (part as u32 * PART_BITS)) as u32 % (1 << PART_BITS);
+                        let bits = (measure >> (part as u32 * PART_BITS)) as u32;
+                        let bits = if part == PARTS - 1 { bits } else { bits % (1 << PART_BITS) };
                         if bits > 0 {
                             atomic::add_u32(histogram, (1 + part) * NUMBERS + value, bits);
                         }

@@ -7,8 +7,8 @@ use crate::simt::shared::tile_bytes;
 
 /// Tokens of a slice.
 pub const SLICE: usize = 2048;
-/// Slices of a vocabulary at most.
-pub(super) const MAX_SLICES: usize = 256;
+/// Slices of a vocabulary at most: fewer than 2¹⁹ tokens.
+const MAX_SLICES: usize = 255;
 /// Largest vocabulary of the chain.
 pub const MAX_VOCAB: usize = SLICE * MAX_SLICES;
 
