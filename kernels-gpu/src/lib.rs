@@ -24,7 +24,7 @@
 //! | [`repack`] | brings a file's blocks into the layout that kernels read |
 //! | [`rmsnorm`] | divides rows by their root mean square |
 //! | [`rope`] | rotary position embedding |
-//! | [`sample`] | chooses the next token: argmax, a draw from the softmax |
+//! | [`sample`] | chooses the next token: argmax; penalties, top-k, top-p, min-p, temperature and a draw |
 //! | [`swiglu`] | the gated activation |
 
 #![cfg_attr(target_arch = "nvptx64", no_std)]

@@ -16,7 +16,7 @@
 //! with the lowest ids stay. Each of the stages 2 to 4 keeps a first part of that one ranking, so what they keep together
 //! is known by its last member, the *cut*.
 //!
-//! Weights, e^(logit − largest), are whole multiples of 2⁻³⁹ ([`chain::weight`]): their sums are exact, so they depend
+//! Weights, e^(logit − largest), are whole multiples of 2⁻³⁹: their sums are exact, so they depend
 //! neither on the order of blocks nor on that of threads, and one input gives the same token every time.
 
 pub mod chain;
@@ -35,7 +35,8 @@ pub use chain::{CHAIN_WORDS, Chain};
 pub use draw::{sample_draw_bytes, sample_draw_f32};
 pub use next::advance;
 pub use slices::{
-    MAX_VOCAB, RECORD_WORDS, SLICE, sample_slices_bytes, sample_slices_f32, slices_blocks, slices_words,
+    MAX_VOCAB, RECORD_WORDS, SLICE, sample_slices_bytes, sample_slices_f32, sample_slices_flops,
+    slices_blocks, slices_words,
 };
 
 /// The status word after a launch that met a NaN or +∞, which no softmax has an answer to: the token is not valid.

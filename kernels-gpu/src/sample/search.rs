@@ -122,7 +122,8 @@ impl Search {
         loop {
             shift -= 8;
             // Others may still read the last one.
-            let histogram = if shift / 8 % 2 == 0 { self.histograms[0] } else { self.histograms[1] };
+            let [even, odd] = self.histograms;
+            let histogram = if shift.is_multiple_of(16) { even } else { odd };
             let mut i = thread::thread_idx_x() as usize;
             while i < HISTOGRAM {
                 histogram.set(i, 0);

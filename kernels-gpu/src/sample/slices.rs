@@ -254,8 +254,14 @@ pub const fn slices_words(n_vocab: usize, n_sequences: usize) -> usize {
     n_sequences * slices_blocks(n_vocab) * RECORD_WORDS
 }
 
-/// Bytes that [`sample_slices_f32`] must move: the logits; the records' three rows of sums, and lists of logits and ids
-/// if all tokens stay.
+/// Bytes that [`sample_slices_f32`] must move: the logits, and the records' rows of sums. (Their lists are 8 bytes for each
+/// token that can be among the `top_k` best: few, or all.)
 pub const fn sample_slices_bytes(n_vocab: usize, n_sequences: usize) -> usize {
-    n_sequences * (n_vocab * 4 + slices_blocks(n_vocab) * BINS * 12 + n_vocab * 8)
+    n_sequences * (n_vocab * 4 + slices_blocks(n_vocab) * LOGITS * 4)
+}
+
+/// Arithmetic of [`sample_slices_f32`]: for each logit a comparison, its bin, and two weights of a difference, a product,
+/// an exponential, a product and a sum.
+pub const fn sample_slices_flops(n_vocab: usize, n_sequences: usize) -> usize {
+    n_sequences * n_vocab * 12
 }

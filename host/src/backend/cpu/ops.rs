@@ -37,7 +37,7 @@ pub struct Cpu {
     first_position: usize,
     chosen: VecDeque<Option<u32>>,
     /// What chooses tokens, and all tokens so far.
-    choosing: Option<(Sampler, Vec<u32>)>,
+    choosing: Option<Box<(Sampler, Vec<u32>)>>,
     memory: Memory,
 }
 
@@ -361,12 +361,12 @@ impl Backend for Cpu {
         _n_ctx: usize,
         _n_vocab: usize,
     ) -> Result<(), Error> {
-        self.choosing = Some((sampler.clone(), tokens.to_vec()));
+        self.choosing = Some(Box::new((sampler.clone(), tokens.to_vec())));
         Ok(())
     }
 
     fn choose(&mut self, logits: &Zeros, n_vocab: usize) -> Result<(), Error> {
-        let (sampler, tokens) = self.choosing.as_mut().expect("`begin_choosing` comes first");
+        let (sampler, tokens) = self.choosing.as_deref_mut().expect("`begin_choosing` comes first");
         let choice = sampler.sample(&logits.as_slice()[..n_vocab], tokens).ok();
         tokens.extend(choice);
         self.take(choice);
