@@ -338,6 +338,25 @@ fn flat_logits_of_a_large_vocabulary() {
     on_every_device!(|device| check(device, &sequences));
 }
 
+/// The sums of bins, of slices and of tokens are rounded each in their own way. Where top-k leaves whole bins and top-p
+/// nearly all of that, the border of top-p may seem to lie in the next bin, of which nothing is left.
+#[test]
+fn top_p_of_nearly_one_keeps_what_top_k_left() {
+    let sequence = |seed| {
+        // Equals within each bin.
+        let mut logits: Vec<f32> =
+            Rng::new(seed).normal(4096, 0.8).iter().map(|logit| (logit * 8.0).round() / 8.0).collect();
+        // One slice has nearly all the weight, and so the sum one rounding.
+        logits[..50].iter_mut().for_each(|logit| *logit += 9.0);
+        let top_k = logits.iter().filter(|&&logit| logit >= -0.25).count();
+        let chain = sampling::Chain { top_k, top_p: 1.0f32.next_down(), ..PLAIN };
+        Sequence::new(chain, &logits, seed).with_unit(0.99..1.0)
+    };
+    let sequences: Vec<Sequence> = (0..128).map(sequence).collect();
+    assert!(sequences.iter().all(|sequence| sequence.chain.top_k > SLICE), "the list has no room for them");
+    on_every_device!(|device| check(device, &sequences));
+}
+
 #[test]
 fn extreme_logits() {
     // Far below the others, in the last bin; a slice without any.
