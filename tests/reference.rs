@@ -192,16 +192,6 @@ pub fn argmax(x: &[f64]) -> Option<usize> {
     (0..x.len()).reduce(|best, i| if x[i] > x[best] { i } else { best })
 }
 
-/// The part of [0, 1) in which a uniform draw selects token `index`: its share of softmax(logits / temperature),
-/// after the shares of all tokens before it.
-pub fn sample_interval(logits: &[f64], temperature: f64, index: usize) -> std::ops::Range<f64> {
-    assert!(temperature > 0.0, "temperature {temperature} selects nothing at random");
-    let mut shares: Vec<f64> = logits.iter().map(|l| l / temperature).collect();
-    softmax_in_place(&mut shares);
-    let before: f64 = shares[..index].iter().sum();
-    before..before + shares[index]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,14 +226,8 @@ mod tests {
     }
 
     #[test]
-    fn sampling_intervals_tile_the_unit_interval() {
-        let logits = [0.0, 3.0f64.ln(), 0.0];
-        assert_eq!(argmax(&logits), Some(1));
+    fn argmax_takes_the_first_of_equals() {
         assert_eq!(argmax(&[1.0, 2.0, 2.0]), Some(1));
         assert_eq!(argmax(&[1.0, f64::NAN]), None);
-        for (index, expected) in [(0, 0.0..0.2), (1, 0.2..0.8), (2, 0.8..1.0)] {
-            let found = sample_interval(&logits, 1.0, index);
-            assert!((found.start - expected.start).abs() < 1e-15 && (found.end - expected.end).abs() < 1e-15);
-        }
     }
 }

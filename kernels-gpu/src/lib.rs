@@ -30,7 +30,7 @@
 //! | [`rmsnorm`] | divides rows by their root mean square |
 //! | [`rope`] | rotary position embedding |
 //! | [`rope_kv`] | the same of q and k, and the write to the cache |
-//! | [`sample`] | chooses the next token: argmax, a draw from the softmax |
+//! | [`sample`] | chooses the next token: argmax; penalties, top-k, top-p, min-p, temperature and a draw |
 //! | [`swiglu`] | the gated activation |
 
 #![cfg_attr(target_arch = "nvptx64", no_std)]

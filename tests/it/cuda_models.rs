@@ -31,6 +31,12 @@ fn greedy_tokens() {
 }
 
 #[test]
+fn sampled_tokens() {
+    let Some(_) = gpu() else { return };
+    golden::check_sampled(&on_gpu);
+}
+
+#[test]
 fn demo_model() {
     let Some(_) = gpu() else { return };
     golden::check_demo(&on_gpu, BOUNDS);

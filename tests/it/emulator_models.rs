@@ -46,6 +46,11 @@ fn greedy_tokens() {
 }
 
 #[test]
+fn sampled_tokens() {
+    golden::check_sampled(&on_checked_emulator);
+}
+
+#[test]
 fn chunk_sizes_have_limits() {
     for found in [0, GpuOptions::MIN_CHUNK_BYTES - 1, GpuOptions::MAX_CHUNK_BYTES + 1] {
         let message = GpuOptions::with_chunk_bytes(found).expect_err("outside of the limits").to_string();

@@ -226,6 +226,8 @@ fn seeds_repeat_the_text() {
     let mut run = |seed| collect(model.generate(PROMPT, seeded(seed)).unwrap()).1;
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
+    let in_turn = collect(model.generate(PROMPT, seeded(1)).unwrap());
+    assert_eq!(collect_pushed(model.generate(PROMPT, seeded(1)).unwrap()), in_turn);
 
     let unseeded =
         GenerateOptions { sampler: SamplerOptions { seed: None, ..seeded(0).sampler }, ..seeded(0) };

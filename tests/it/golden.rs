@@ -12,6 +12,7 @@ use oxwarp::backend::cpu::{Cpu, CpuOptions, Isa};
 use oxwarp::backend::{self, Backend};
 use oxwarp::gguf::{GgmlType, Gguf, MappedFile};
 use oxwarp::model::{Engine, EngineOptions, Error, Runner};
+use oxwarp::sampler::{Sampler, SamplerOptions};
 use serde::Deserialize;
 
 /// How far logits may be from the exact ones.
@@ -237,6 +238,41 @@ pub fn demo_model() -> Option<PathBuf> {
     path.is_file().then_some(path)
 }
 
+/// Tokens drawn by the back end are those that the host's sampler draws from the same logits.
+pub fn check_sampled(factory: Factory<'_>) {
+    const N_TOKENS: usize = 24;
+    let mut runner =
+        factory(&fixtures().join("models/stories260K.Q8_0.gguf"), EngineOptions::default()).unwrap();
+    let prompt = [1, 403, 407, 261, 378];
+    let seeded = SamplerOptions { seed: Some(11), temperature: 1.2, ..Default::default() };
+    for options in [
+        seeded.clone(),
+        SamplerOptions { top_k: 0, min_p: 0.0, repeat_penalty: 1.2, repeat_last_n: 8, ..seeded.clone() },
+        SamplerOptions { top_k: 100, top_p: 1.0, min_p: 0.0, ..seeded },
+        SamplerOptions { repeat_penalty: 1.5, ..SamplerOptions::greedy() },
+    ] {
+        let mut sampler = Sampler::new(options.clone()).unwrap();
+        runner.reset();
+        let first = sampler.sample(runner.forward(&prompt).unwrap(), &prompt).unwrap();
+        let after_first = sampler.clone();
+        let mut expected = [&prompt[..], &[first]].concat();
+        for _ in 0..N_TOKENS {
+            let logits = runner.forward(&expected[expected.len() - 1..]).unwrap();
+            expected.push(sampler.sample(logits, &expected).unwrap());
+        }
+
+        runner.reset();
+        runner.forward(&prompt).unwrap();
+        let mut tokens = [&prompt[..], &[first]].concat();
+        let mut push = |token| {
+            tokens.push(token);
+            true
+        };
+        runner.decode_sampled(&after_first, &prompt, first, N_TOKENS, &mut push).unwrap();
+        assert_eq!(tokens, expected, "{options:?}");
+    }
+}
+
 /// The demo model's greedy runs, its sixteen largest logits and the logarithm of all exponentials' sum.
 pub fn check_demo(factory: Factory<'_>, bounds: Bounds) {
     let Some(path) = demo_model() else {
@@ -296,6 +332,11 @@ fn forced_logits_on_the_cpu_with_each_instruction_set() {
         };
         check_forced(&with_isa, Bounds::F32);
     }
+}
+
+#[test]
+fn sampled_tokens_on_the_cpu() {
+    check_sampled(&on_cpu);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::gguf::{GgmlType, MappedFile};
+use crate::sampler::Sampler;
 
 /// What a back end needs in order to run models. Destination first, then sources, then numbers.
 pub trait Backend: Send {
@@ -26,7 +27,7 @@ pub trait Backend: Send {
     /// Keys and values of one layer, each `[n_kv_heads, n_ctx, head_dim]`.
     type KvLayer: Send + Sync;
 
-    /// Steps that [`Backend::choose_greedy`] may be ahead of [`Backend::chosen`] with profit: 0 where a step is over when
+    /// Steps that [`Backend::choose_greedy`] and [`Backend::choose`] may be ahead of [`Backend::chosen`] with profit: 0 where a step is over when
     /// its call returns.
     const STEPS_AHEAD: usize;
 
@@ -192,7 +193,22 @@ pub trait Backend: Send {
     /// position, without a round trip through the host; [`Backend::chosen`] will report it.
     fn choose_greedy(&mut self, logits: &Self::Buffer, n_vocab: usize) -> Result<(), Error>;
 
-    /// Waits for the oldest token that `choose_greedy` chose and this method has not reported; none if no logit was
+    /// Whether [`Backend::choose`] can choose from so many logits.
+    fn can_choose(&self, n_vocab: usize) -> bool;
+
+    /// Prepares for steps with [`Backend::choose`] that follow `tokens`, of which there will be no more than `n_ctx`.
+    fn begin_choosing(
+        &mut self,
+        sampler: &Sampler,
+        tokens: &[u32],
+        n_ctx: usize,
+        n_vocab: usize,
+    ) -> Result<(), Error>;
+
+    /// As [`Backend::choose_greedy`], by the sampler's stages.
+    fn choose(&mut self, logits: &Self::Buffer, n_vocab: usize) -> Result<(), Error>;
+
+    /// Waits for the oldest token that was chosen and this method has not reported; none if no logit was
     /// a number to choose by (one is NaN, or none is finite).
     fn chosen(&mut self) -> Result<Option<u32>, Error>;
 }
@@ -216,6 +232,8 @@ pub enum StepOps {
     LastLogits,
     /// As `LastLogits`, and the next token is chosen from them.
     LastLogitsGreedy,
+    /// As `LastLogitsGreedy`, by a sampler's stages.
+    LastLogitsSampled,
     /// Logits of the rows from `first_row`, after a step of `Layers`.
     Head { first_row: usize },
 }

@@ -185,13 +185,13 @@ impl<'a> Generation<'a> {
         self.output.timings
     }
 
-    /// Hands every token to `each` until the end, or until `each` breaks off. Where the most probable token is always taken, the choice stays on the
-    /// device: faster than the iterator by the round trip, with the same tokens.
+    /// Hands every token to `each` until the end, or until `each` breaks off. The choice stays on the device: faster than
+    /// the iterator by the round trip, with the same tokens (but for draws that its roundings decide).
     ///
     /// # Errors
     /// As [`Iterator::next`], which is an end too.
     pub fn for_each_token(&mut self, mut each: impl FnMut(Token) -> ControlFlow<()>) -> Result<(), Error> {
-        let on_device = self.sampler.is_plain_greedy();
+        let on_device = self.session.can_decode(&self.sampler);
         while let Some(token) = self.next() {
             if each(token?).is_break() {
                 self.output.stop_reason.get_or_insert(StopReason::Cancelled);
@@ -205,11 +205,11 @@ impl<'a> Generation<'a> {
     /// All tokens after the first.
     fn rest_by_device(&mut self, each: &mut dyn FnMut(Token) -> ControlFlow<()>) -> Result<(), Error> {
         let Step::Token(first) = mem::replace(&mut self.step, Step::Nothing) else { return Ok(()) };
-        let Generation { session, output, .. } = self;
+        let Generation { session, sampler, output, .. } = self;
         let limit = output.max_tokens - output.timings.n_generated;
         let limit = limit.min(session.n_ctx() - session.tokens().len());
         let mut result = Ok(());
-        session.decode_greedy(first, limit, &mut |id, tokens| match output.accept(id, tokens.len()) {
+        session.decode(sampler, first, limit, &mut |id, tokens| match output.accept(id, tokens.len()) {
             Ok(token) => {
                 if each(token).is_break() {
                     output.stop_reason.get_or_insert(StopReason::Cancelled);

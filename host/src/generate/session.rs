@@ -2,6 +2,7 @@
 
 use crate::backend::Memory;
 use crate::model::{self, ModelConfig, Runner};
+use crate::sampler::Sampler;
 
 use super::Error;
 
@@ -88,20 +89,31 @@ impl Session {
         Ok((logits, &self.tokens))
     }
 
-    /// [`Runner::decode_greedy`]; `each` gets the tokens in the cache too.
-    pub(super) fn decode_greedy(
+    /// Whether the sampler's choice can stay on the device.
+    pub(super) fn can_decode(&self, sampler: &Sampler) -> bool {
+        sampler.is_plain_greedy() || self.runner.can_sample()
+    }
+
+    /// [`Runner::decode_greedy`] or [`Runner::decode_sampled`]; `each` gets the tokens in the cache too.
+    pub(super) fn decode(
         &mut self,
+        sampler: &Sampler,
         first: u32,
         limit: usize,
         each: &mut dyn FnMut(u32, &[u32]) -> bool,
     ) -> Result<(), model::Error> {
         let tokens = &mut self.tokens;
         let mut to_append = first;
-        let result = self.runner.decode_greedy(first, limit, &mut |chosen| {
+        let previous = tokens.clone();
+        let mut each = |chosen| {
             tokens.push(to_append);
             to_append = chosen;
             each(chosen, tokens)
-        });
+        };
+        let result = match sampler.is_plain_greedy() {
+            true => self.runner.decode_greedy(first, limit, &mut each),
+            false => self.runner.decode_sampled(sampler, &previous, first, limit, &mut each),
+        };
         self.tokens.truncate(self.runner.n_past());
         result
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::backend::{Backend, Memory, Step, StepOps};
 use crate::gguf::{Gguf, MappedFile};
 use crate::kv_cache::KvCache;
+use crate::sampler::Sampler;
 
 use super::adapters::adapter;
 use super::config::ModelConfig;
@@ -61,6 +62,26 @@ pub trait Runner: Send {
     /// As [`Runner::forward`]; tokens that `each` was given before are remembered.
     fn decode_greedy(
         &mut self,
+        first: u32,
+        limit: usize,
+        each: &mut dyn FnMut(u32) -> bool,
+    ) -> Result<(), Error>;
+
+    /// Whether [`Runner::decode_sampled`] works: not for vocabularies beyond all that are known.
+    fn can_sample(&self) -> bool;
+
+    /// As [`Runner::decode_greedy`], each token chosen by the sampler's stages, with its next random number and those that
+    /// follow. `previous` are the tokens remembered.
+    ///
+    /// # Errors
+    /// As [`Runner::decode_greedy`].
+    ///
+    /// # Panics
+    /// If as many tokens are not remembered, or not [`Runner::can_sample`].
+    fn decode_sampled(
+        &mut self,
+        sampler: &Sampler,
+        previous: &[u32],
         first: u32,
         limit: usize,
         each: &mut dyn FnMut(u32) -> bool,
@@ -204,10 +225,49 @@ impl<B: Backend> Engine<B> {
             if ops == StepOps::LastLogitsGreedy {
                 b.choose_greedy(&a.logits, config.n_vocab)?;
             }
+            if ops == StepOps::LastLogitsSampled {
+                b.choose(&a.logits, config.n_vocab)?;
+            }
             Ok(())
         })?;
         cache.advance(n_tokens);
         Ok(())
+    }
+
+    /// Steps that choose their successor's token, until `each` has enough.
+    fn decode(
+        &mut self,
+        first: u32,
+        limit: usize,
+        ops: StepOps,
+        each: &mut dyn FnMut(u32) -> bool,
+    ) -> Result<(), Error> {
+        let n_start = self.cache.n_past();
+        let (n_past, n_ctx) = (n_start, self.cache.n_ctx());
+        let n_steps = limit.min(n_ctx - n_start);
+        let mut n_submitted = 0;
+        self.b.begin(&[first], n_start)?;
+        for n_chosen in 0..n_steps {
+            while n_submitted < n_steps.min(n_chosen + 1 + B::STEPS_AHEAD) {
+                self.run_layers(1, ops)?;
+                n_submitted += 1;
+            }
+            let chosen = self.b.chosen()?;
+            let go_on = chosen.is_some_and(&mut *each);
+            if !go_on {
+                for _ in n_chosen + 1..n_submitted {
+                    self.b.chosen()?;
+                }
+                let n_kept = n_start + n_chosen + usize::from(chosen.is_some());
+                self.cache.truncate(n_kept);
+                let bad = Error::BadLogits { position: n_kept, what: "NaN, or none is finite".to_owned() };
+                return chosen.map(|_| ()).ok_or(bad);
+            }
+        }
+        match n_steps == limit {
+            true => Ok(()),
+            false => Err(Error::ContextFull { n_tokens: limit, n_past, n_ctx }),
+        }
     }
 
     /// Logits of some rows of the last `append`, on the host.
@@ -283,32 +343,28 @@ impl<B: Backend> Runner for Engine<B> {
         each: &mut dyn FnMut(u32) -> bool,
     ) -> Result<(), Error> {
         self.check(&[first])?;
-        let n_start = self.cache.n_past();
-        let (n_past, n_ctx) = (n_start, self.cache.n_ctx());
-        let n_steps = limit.min(n_ctx - n_start);
-        let mut n_submitted = 0;
-        self.b.begin(&[first], n_start)?;
-        for n_chosen in 0..n_steps {
-            while n_submitted < n_steps.min(n_chosen + 1 + B::STEPS_AHEAD) {
-                self.run_layers(1, StepOps::LastLogitsGreedy)?;
-                n_submitted += 1;
-            }
-            let chosen = self.b.chosen()?;
-            let go_on = chosen.is_some_and(&mut *each);
-            if !go_on {
-                for _ in n_chosen + 1..n_submitted {
-                    self.b.chosen()?;
-                }
-                let n_kept = n_start + n_chosen + usize::from(chosen.is_some());
-                self.cache.truncate(n_kept);
-                let bad = Error::BadLogits { position: n_kept, what: "NaN, or none is finite".to_owned() };
-                return chosen.map(|_| ()).ok_or(bad);
-            }
-        }
-        match n_steps == limit {
-            true => Ok(()),
-            false => Err(Error::ContextFull { n_tokens: limit, n_past, n_ctx }),
-        }
+        self.decode(first, limit, StepOps::LastLogitsGreedy, each)
+    }
+
+    fn can_sample(&self) -> bool {
+        self.b.can_choose(self.config.n_vocab)
+    }
+
+    fn decode_sampled(
+        &mut self,
+        sampler: &Sampler,
+        previous: &[u32],
+        first: u32,
+        limit: usize,
+        each: &mut dyn FnMut(u32) -> bool,
+    ) -> Result<(), Error> {
+        self.check(&[first])?;
+        let (n_past, n_ctx, n_vocab) = (self.cache.n_past(), self.cache.n_ctx(), self.config.n_vocab);
+        assert!(previous.len() == n_past, "{} tokens of {n_past} in the cache", previous.len());
+        assert!(self.can_sample(), "a choice among {n_vocab} tokens");
+        let tokens = [previous, &[first]].concat();
+        self.b.begin_choosing(sampler, &tokens, n_ctx, n_vocab)?;
+        self.decode(first, limit, StepOps::LastLogitsSampled, each)
     }
 
     fn truncate(&mut self, n_past: usize) {

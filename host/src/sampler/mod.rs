@@ -19,6 +19,8 @@ mod rng;
 use std::cmp::Ordering;
 use std::fmt;
 
+use kernels_gpu::sample::Chain;
+
 pub use rng::{Rng, random_seed};
 
 /// What may go wrong between logits and token.
@@ -176,6 +178,27 @@ impl Sampler {
     /// Whether the largest logit is always taken as the model gives it, so that whoever computes it may choose too.
     pub fn is_plain_greedy(&self) -> bool {
         self.options.temperature == 0.0 && !self.options.has_penalty()
+    }
+
+    /// The same stages for a device, which draws the token at `position` and those after it as this sampler would: with
+    /// its next random number, and the following ones.
+    pub(crate) fn chain(&self, position: u32) -> Chain {
+        let SamplerOptions { temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n, .. } =
+            self.options;
+        let saturated = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let penalties = Chain { repeat_penalty, n_recent: saturated(repeat_last_n), ..Chain::greedy() };
+        if temperature == 0.0 {
+            return penalties;
+        }
+        let next_draw = self.rng.n_drawn() as u32 + 1;
+        let chain = Chain {
+            top_k: saturated(top_k),
+            top_p,
+            random_key: self.rng.key(),
+            draw_offset: next_draw.wrapping_sub(position),
+            ..penalties
+        };
+        chain.with_min_p(min_p).with_temperature(temperature)
     }
 
     /// The token that follows `previous` (all tokens so far, the prompt's included; each below `n_vocab`), given the

@@ -5,6 +5,7 @@ use std::path::Path;
 use insta::assert_snapshot;
 use oxwarp::backend::cpu::{Cpu, CpuOptions, Isa};
 use oxwarp::model::{EngineOptions, Error, Runner};
+use oxwarp::sampler::{Sampler, SamplerOptions};
 
 use super::build::{LLAMA, ModelFile};
 use super::{load, load_with};
@@ -77,6 +78,9 @@ fn h2_logits_that_are_no_numbers_fail_the_request_only() {
     assert_eq!(runner.n_past(), 0);
     assert!(matches!(runner.forward_all(&[1, 3]), Err(Error::BadLogits { position: 1, .. })));
     assert!(matches!(runner.decode_greedy(3, 4, &mut |_| true), Err(Error::BadLogits { position: 0, .. })));
+    let sampler = Sampler::new(SamplerOptions::default()).unwrap();
+    let sampled = runner.decode_sampled(&sampler, &[], 3, 4, &mut |_| true);
+    assert!(matches!(sampled, Err(Error::BadLogits { position: 0, .. })));
     assert_eq!(runner.n_past(), 0);
 
     assert_eq!(bits(runner.forward(&[1, 2]).unwrap()), expected);

@@ -12,6 +12,7 @@ use crate::backend::{
     AttentionShape, Backend, Error, KvShape, MatrixSource, Memory, RopePairs, RopeShape, Step,
 };
 use crate::gguf::GgmlType;
+use crate::sampler::Sampler;
 
 use super::attention::AttendHead;
 use super::matrix::{Matrix, check_type, run_gemv};
@@ -35,6 +36,8 @@ pub struct Cpu {
     tokens: Vec<u32>,
     first_position: usize,
     chosen: VecDeque<Option<u32>>,
+    /// What chooses tokens, and all tokens so far.
+    choosing: Option<Box<(Sampler, Vec<u32>)>>,
     memory: Memory,
 }
 
@@ -70,8 +73,18 @@ impl Cpu {
             tokens: Vec::new(),
             first_position: 0,
             chosen: VecDeque::new(),
+            choosing: None,
             memory: Memory::default(),
         })
+    }
+}
+
+impl Cpu {
+    /// Makes a choice the token of the next step.
+    fn take(&mut self, choice: Option<u32>) {
+        self.chosen.push_back(choice);
+        self.tokens = vec![choice.unwrap_or(0)];
+        self.first_position += 1;
     }
 }
 
@@ -333,10 +346,30 @@ impl Backend for Cpu {
     }
 
     fn choose_greedy(&mut self, logits: &Zeros, n_vocab: usize) -> Result<(), Error> {
-        let choice = largest(&logits.as_slice()[..n_vocab]);
-        self.chosen.push_back(choice);
-        self.tokens = vec![choice.unwrap_or(0)];
-        self.first_position += 1;
+        self.take(largest(&logits.as_slice()[..n_vocab]));
+        Ok(())
+    }
+
+    fn can_choose(&self, _: usize) -> bool {
+        true
+    }
+
+    fn begin_choosing(
+        &mut self,
+        sampler: &Sampler,
+        tokens: &[u32],
+        _n_ctx: usize,
+        _n_vocab: usize,
+    ) -> Result<(), Error> {
+        self.choosing = Some(Box::new((sampler.clone(), tokens.to_vec())));
+        Ok(())
+    }
+
+    fn choose(&mut self, logits: &Zeros, n_vocab: usize) -> Result<(), Error> {
+        let (sampler, tokens) = self.choosing.as_deref_mut().expect("`begin_choosing` comes first");
+        let choice = sampler.sample(&logits.as_slice()[..n_vocab], tokens).ok();
+        tokens.extend(choice);
+        self.take(choice);
         Ok(())
     }
 

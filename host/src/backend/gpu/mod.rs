@@ -6,6 +6,7 @@
 //! their positions, and the choice of the next.
 
 mod accelerator;
+mod choose;
 mod cuda;
 mod format;
 mod ops;
@@ -23,6 +24,7 @@ use crate::gguf::{GgmlType, MappedFile};
 
 pub use accelerator::Accelerator;
 use accelerator::device_error;
+use choose::Choosing;
 use format::Format;
 use weights::{Arena, Piece, Upload};
 
@@ -82,6 +84,8 @@ pub struct Gpu<D: Accelerator> {
     inputs: Inputs,
     /// Where attention leaves its parts, and a status of a choice: see `ops`.
     scratch: Scratch,
+    /// What a sampler's stages work with; made when they first do.
+    choosing: Option<Choosing>,
     /// Choices on their way to the host, oldest first; and places for more.
     readings: VecDeque<D::Reading>,
     idle_readings: Vec<D::Reading>,
@@ -167,6 +171,7 @@ impl<D: Accelerator> Gpu<D> {
             activation_bytes: 0,
             inputs,
             scratch: Scratch::default(),
+            choosing: None,
             readings: VecDeque::new(),
             idle_readings: Vec::new(),
         })

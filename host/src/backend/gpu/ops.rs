@@ -16,6 +16,7 @@ use kernels_gpu::sample::{advance, argmax_f32};
 use kernels_gpu::swiglu::{swiglu_blocks, swiglu_f32};
 
 use super::accelerator::{Accelerator, device_error};
+use super::choose::can_choose;
 use super::format::u32_of;
 use super::weights::Arena;
 use super::{Gpu, GpuKvLayer, GpuMatrix, GpuVector};
@@ -23,6 +24,7 @@ use crate::backend::{
     AttentionShape, Backend, Error, KvShape, MatrixSource, Memory, RopePairs, RopeShape, Step,
 };
 use crate::gguf::GgmlType;
+use crate::sampler::Sampler;
 
 /// Most elements of a head.
 pub(super) const HEAD_DIM_MAX: usize = attention_decode::MAX_HEAD_DIM;
@@ -421,6 +423,24 @@ impl<D: Accelerator> Backend for Gpu<D> {
         let (tokens, positions) = inputs.words.slice_mut(0..2).split_at_mut(1);
         let next = advance { tokens, positions, sampled: inputs.chosen.slice(0..1) };
         device.launch(next, Grid::x(1)).map_err(device_error)
+    }
+
+    fn can_choose(&self, n_vocab: usize) -> bool {
+        can_choose(n_vocab)
+    }
+
+    fn begin_choosing(
+        &mut self,
+        sampler: &Sampler,
+        tokens: &[u32],
+        n_ctx: usize,
+        n_vocab: usize,
+    ) -> Result<(), Error> {
+        self.prepare_choosing(sampler.chain(u32_of(tokens.len())), tokens, n_ctx, n_vocab)
+    }
+
+    fn choose(&mut self, logits: &DeviceBuffer<f32>, n_vocab: usize) -> Result<(), Error> {
+        self.launch_choice(logits, n_vocab)
     }
 
     fn chosen(&mut self) -> Result<Option<u32>, Error> {

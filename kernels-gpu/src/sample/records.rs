@@ -1,0 +1,117 @@
+//! What the chain's second launch reads of the slices.
+
+use super::chain::{BINS, ONE, absolute_bin, below};
+use super::search::{Item, NUMBERS};
+use super::slices::{COUNTS, DRAW_WEIGHTS, IDS, LARGEST, LOGITS, RECORD_WORDS, WEIGHTS};
+use crate::simt::prelude::*;
+use crate::simt::shared::tile_bytes;
+
+pub(super) const LAST_BIN: u32 = BINS as u32 - 1;
+
+/// Shared memory of [`Records`].
+pub(super) const RECORDS_BYTES: usize =
+    tile_bytes::<f32>(block::REDUCE_LEN) + tile_bytes::<f32>(NUMBERS) + tile_bytes::<u32>(NUMBERS);
+
+/// Which sums of a record.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Row {
+    /// As if every token had the weight of the best.
+    Counts,
+    /// Weights at temperature 1.
+    Unscaled,
+    /// Weights at the chain's temperature.
+    Draw,
+}
+
+/// The slices of one sequence.
+pub(super) struct Records {
+    words: In<u32>,
+    pub n_slices: usize,
+    /// Where the sequence's records begin.
+    first: usize,
+    reduce: Tile<f32>,
+    /// Of each slice: its largest logit, and how many bins that is below the largest of all.
+    largest: Tile<f32>,
+    below: Tile<u32>,
+}
+
+impl Records {
+    #[inline(always)]
+    pub fn new(words: In<u32>, n_slices: usize, shared: &mut Shared) -> Self {
+        Records {
+            words,
+            n_slices,
+            first: thread::block_idx_y() as usize * n_slices * RECORD_WORDS,
+            reduce: shared.tile(block::REDUCE_LEN),
+            largest: shared.tile(NUMBERS),
+            below: shared.tile(NUMBERS),
+        }
+    }
+
+    #[inline(always)]
+    fn word(&self, slice: usize, word: usize) -> u32 {
+        self.words.get(self.first + slice * RECORD_WORDS + word)
+    }
+
+    /// The largest logit of all; notes how the slices lie to it.
+    #[inline(always)]
+    pub fn compare(&self) -> f32 {
+        let t = thread::thread_idx_x() as usize;
+        let own = if t < self.n_slices { f32::from_bits(self.word(t, LARGEST)) } else { f32::NEG_INFINITY };
+        let largest = block::max_f32(own, self.reduce);
+        if t < self.n_slices {
+            self.largest.set(t, own);
+            self.below.set(t, below(absolute_bin(largest), absolute_bin(own)));
+        }
+        thread::sync_threads();
+        largest
+    }
+
+    /// The largest logit of a slice.
+    #[inline(always)]
+    pub fn largest(&self, slice: usize) -> f32 {
+        self.largest.get(slice)
+    }
+
+    /// Which sum of a slice's rows covers the bins up to this one; none if the slice has no token in them.
+    #[inline(always)]
+    fn sum_through(&self, slice: usize, bin: u32) -> Option<usize> {
+        let below = self.below.get(slice);
+        match bin {
+            LAST_BIN => Some(LAST_BIN as usize),
+            bin if bin >= below => Some((bin - below) as usize),
+            _ => None,
+        }
+    }
+
+    /// How many tokens of a slice are in the bins up to this one.
+    #[inline(always)]
+    pub fn count_through(&self, slice: usize, bin: u32) -> usize {
+        self.sum_through(slice, bin).map_or(0, |sum| self.word(slice, COUNTS + sum) as usize)
+    }
+
+    /// How many tokens of a slice are in better bins.
+    #[inline(always)]
+    pub fn count_before(&self, slice: usize, bin: u32) -> usize {
+        if bin == 0 { 0 } else { self.count_through(slice, bin - 1) }
+    }
+
+    /// The weights of a slice's tokens in the bins up to this one, relative to the slice's largest logit.
+    #[inline(always)]
+    pub fn weight_through(&self, slice: usize, bin: u32, row: Row) -> f32 {
+        let Some(sum) = self.sum_through(slice, bin) else { return 0.0 };
+        let first = match row {
+            Row::Counts => COUNTS,
+            Row::Unscaled => WEIGHTS,
+            Row::Draw => DRAW_WEIGHTS,
+        };
+        let bits = self.word(slice, first + sum);
+        if row == Row::Counts { bits as f32 * ONE } else { f32::from_bits(bits) }
+    }
+
+    /// Token `i` of a slice, in the order of bins.
+    #[inline(always)]
+    pub fn item(&self, slice: usize, i: usize) -> Item {
+        Item { logit: f32::from_bits(self.word(slice, LOGITS + i)), id: self.word(slice, IDS + i) }
+    }
+}

@@ -1,0 +1,180 @@
+//! Where a running sum reaches a target: among 256 numbers, and among tokens ranked by numbers of several bytes.
+
+use super::sums::{SUM_LEN, running_sum};
+use crate::simt::prelude::*;
+use crate::simt::shared::tile_bytes;
+
+/// Numbers that a search goes through: bins, slices, or values of a byte.
+pub(super) const NUMBERS: usize = 256;
+const WARPS: usize = NUMBERS / 32;
+
+/// A sum of weights is counted in three parts of 13 bits, so that the parts of fewer than 2¹⁹ fit 32 bits. (The last part
+/// may also be 2¹³.)
+const PART_BITS: u32 = 13;
+const PARTS: usize = 3;
+const _: () = assert!(super::chain::WEIGHT_BITS == PART_BITS * PARTS as u32);
+/// Rows of a histogram: how many tokens, and the parts of their measures.
+const ROWS: usize = 1 + PARTS;
+const HISTOGRAM: usize = ROWS * NUMBERS;
+
+/// Shared memory of a [`Search`].
+pub(super) const SEARCH_BYTES: usize =
+    tile_bytes::<u64>(SUM_LEN) + tile_bytes::<u64>(4) + 2 * tile_bytes::<u32>(HISTOGRAM);
+
+/// The number at which a running sum reaches the target.
+#[derive(Clone, Copy)]
+pub(super) struct Found {
+    pub index: u32,
+    /// The sum of all numbers before it.
+    pub before: u64,
+    /// The number itself.
+    pub value: u64,
+    /// The target.
+    pub target: u64,
+}
+
+impl Found {
+    /// Only a target.
+    #[inline(always)]
+    pub fn nothing(target: u64) -> Self {
+        Found { index: 0, before: 0, value: 0, target }
+    }
+}
+
+/// A token that may be chosen.
+#[derive(Clone, Copy)]
+pub(super) struct Item {
+    pub logit: f32,
+    pub id: u32,
+}
+
+/// Tokens, dealt to the threads of the block.
+pub(super) trait Items {
+    /// Does something with each. It says no word of the warp or block.
+    fn each(&self, body: impl Fn(Item));
+}
+
+/// The shared memory of searches, which the whole block makes together.
+#[derive(Clone, Copy)]
+pub(super) struct Search {
+    sums: Tile<u64>,
+    found: Tile<u64>,
+    histograms: [Tile<u32>; 2],
+}
+
+impl Search {
+    #[inline(always)]
+    pub fn new(shared: &mut Shared) -> Self {
+        Search {
+            sums: shared.tile(SUM_LEN),
+            found: shared.tile(4),
+            histograms: [shared.tile(HISTOGRAM), shared.tile(HISTOGRAM)],
+        }
+    }
+
+    /// The first of the numbers at which their running sum reaches a target, which may depend on the sum of all and is
+    /// cut to 1 and that. The sum of all is not 0. What `value` reads was written before a barrier, which also follows
+    /// the last search.
+    #[inline(always)]
+    pub fn first(&self, value: impl Fn(usize) -> u64, target: impl Fn(u64) -> u64) -> Found {
+        let i = thread::thread_idx_x() as usize;
+        let value = if i < NUMBERS { value(i) } else { 0 };
+        let (before, total) = running_sum(value, WARPS, self.sums);
+        if i < NUMBERS {
+            let target = target(total).clamp(1, total.max(1));
+            if before < target && target <= before + value {
+                self.found.store::<2>(0, [i as u64, before]);
+                self.found.store::<2>(2, [value, target]);
+            }
+        }
+        thread::sync_threads();
+        let ([index, before], [value, target]) = (self.found.load::<2>(0), self.found.load::<2>(2));
+        Found { index: index as u32, before, value, target }
+    }
+
+    /// The sum over the block, in every thread. Begins after a barrier that follows the last search.
+    #[inline(always)]
+    pub fn sum(&self, value: u64) -> u64 {
+        let n_warps = thread::block_dim_x() as usize / 32;
+        let (_, total) = running_sum(value, n_warps, self.sums);
+        thread::sync_threads();
+        total
+    }
+
+    /// The rank of the item at which the running sum of measures, the highest rank first, reaches the target, cut as in
+    /// [`Search::first`]. Items of measure 0 count for nothing; not all are such. Ranks are numbers of `n_bytes` bytes,
+    /// no two equal; a measure is at most 2³⁹.
+    ///
+    /// Byte by byte from the highest on, the sums for its 256 values tell the one that is searched for: a radix
+    /// selection.
+    #[inline(always)]
+    pub fn select(
+        &self,
+        items: &impl Items,
+        n_bytes: u32,
+        target: u64,
+        rank: impl Fn(Item) -> u64,
+        measure: impl Fn(Item) -> u64,
+    ) -> u64 {
+        let mut prefix = 0;
+        let mut target = target;
+        let mut shift = 8 * n_bytes;
+        loop {
+            shift -= 8;
+            // Others may still read the last one.
+            let [even, odd] = self.histograms;
+            let histogram = if shift.is_multiple_of(16) { even } else { odd };
+            let mut i = thread::thread_idx_x() as usize;
+            while i < HISTOGRAM {
+                histogram.set(i, 0);
+                i += thread::block_dim_x() as usize;
+            }
+            thread::sync_threads();
+            items.each(|item| {
+                let (rank, measure) = (rank(item), measure(item));
+                if measure > 0 && rank >> shift >> 8 == prefix {
+                    // The best first.
+                    let value = 255 - (rank >> shift) as usize % 256;
+                    atomic::add_u32(histogram, value, 1);
+                    let mut part = 0;
+                    while part < PARTS {
+                        let bits = (measure >> (part as u32 * PART_BITS)) as u32;
+                        let bits = if part == PARTS - 1 { bits } else { bits % (1 << PART_BITS) };
+                        if bits > 0 {
+                            atomic::add_u32(histogram, (1 + part) * NUMBERS + value, bits);
+                        }
+                        part += 1;
+                    }
+                }
+            });
+            thread::sync_threads();
+            let sum_of = |value: usize| {
+                let part = |part: usize| {
+                    (histogram.get((1 + part) * NUMBERS + value) as u64) << (part as u32 * PART_BITS)
+                };
+                part(0) + part(1) + part(2)
+            };
+            let found = self.first(sum_of, |_| target);
+            target = found.target - found.before;
+            prefix = prefix << 8 | (255 - found.index) as u64;
+            if shift == 0 || histogram.get(found.index as usize) == 1 {
+                break;
+            }
+        }
+        if shift == 0 {
+            thread::sync_threads();
+            return prefix;
+        }
+        // One alone begins like this. Everybody has read what the last search found.
+        thread::sync_threads();
+        items.each(|item| {
+            if measure(item) > 0 && rank(item) >> shift == prefix {
+                self.found.set(0, rank(item));
+            }
+        });
+        thread::sync_threads();
+        let rank = self.found.get(0);
+        thread::sync_threads();
+        rank
+    }
+}

@@ -1,0 +1,60 @@
+//! Exact sums over a block.
+
+use crate::simt::prelude::*;
+
+/// Elements of the tile that a sum needs: one for each warp.
+pub(super) const SUM_LEN: usize = 32;
+
+/// The value of lane `lane_id − delta`; past the first lane, zero.
+#[inline(always)]
+fn lanes_before(value: u64, delta: u32) -> u64 {
+    let low = warp::shuffle_up(value as u32, delta);
+    let high = warp::shuffle_up((value >> 32) as u32, delta);
+    if warp::lane_id() >= delta { low as u64 | (high as u64) << 32 } else { 0 }
+}
+
+/// The sum over this lane and those before it.
+#[inline(always)]
+fn warp_running_sum(value: u64) -> u64 {
+    let mut sum = value;
+    let mut delta = 1;
+    while delta < 32 {
+        sum += lanes_before(sum, delta);
+        delta *= 2;
+    }
+    sum
+}
+
+/// The sums of all threads before this one, and of all threads, for the block's first `n_warps` warps; what other
+/// warps get and give does not count. `tile` has [`SUM_LEN`] elements that no thread is still reading; they may be
+/// written again after a barrier.
+#[inline(always)]
+#[track_caller]
+pub(super) fn running_sum(value: u64, n_warps: usize, tile: Tile<u64>) -> (u64, u64) {
+    let warp = warp::warp_id() as usize;
+    let sum = warp_running_sum(value);
+    if warp::lane_id() == 31 {
+        tile.set(warp, sum);
+    }
+    thread::sync_threads();
+    let (mut before, mut total) = (sum - value, 0);
+    if warp < n_warps {
+        let mut other = 0;
+        while other < n_warps {
+            let of_other = tile.get(other);
+            total += of_other;
+            if other < warp {
+                before += of_other;
+            }
+            other += 1;
+        }
+    }
+    (before, total)
+}
+
+/// The sum over the warp, in its last lane.
+#[inline(always)]
+#[track_caller]
+pub(super) fn warp_sum(value: u64) -> u64 {
+    warp_running_sum(value)
+}
