@@ -6,10 +6,12 @@
 //! block's scale and a sub-block's scale fits an f32, and every element is rounded once. No order of evaluation
 //! and no fused multiply-add can change a bit, so the CPU, the emulator and the GPU agree.
 //!
-//! [`layout`] says how the same blocks lie in GPU memory, [`chunk`] how kernels read them there.
+//! [`layout`] says how the same blocks lie in GPU memory, [`chunk`] how kernels read them there; [`fragments`] is a layout
+//! for the tensor cores.
 
 pub mod chunk;
 mod float;
+pub mod fragments;
 mod k;
 pub mod layout;
 mod legacy;
