@@ -67,8 +67,8 @@ pub trait RandomBlock: QuantBlock + bytemuck::Pod {
     /// about 0.1.
     fn random(rng: &mut Rng) -> Self;
 
-    /// Bits of a quant that kernels read as 1 + q / 2^bits (see [`kernels_gpu::quant::chunk`]), else 0.
-    const BIASED_BITS: u32 = 0;
+    /// Whether a minimum is added to what the quants give.
+    const HAS_MIN: bool = false;
 
     /// The block with every bit of its quants equal to those of `byte`.
     fn with_quants(&self, _byte: u8) -> Self {
@@ -76,28 +76,21 @@ pub trait RandomBlock: QuantBlock + bytemuck::Pod {
     }
 }
 
-/// For every element the magnitude that rounding errors of a kernel scale with: |w|, or where a kernel reads quants
-/// as f = 1 + q / 2^bits and treats the zero point and the minimum apart, |scale| · 2^bits · (f + zero) + |minimum|
-/// with f ≤ 2 and zero ≤ 1.5.
+/// For every element the magnitude that rounding errors of a kernel scale with: |w|, or where there is a minimum, which
+/// kernels treat apart, |scale · q| + |minimum|.
 pub fn magnitudes<B: RandomBlock>(blocks: &[B]) -> Vec<f64> {
     let decoded = |blocks: &[B]| {
         let mut values = vec![0.0; blocks.len() * B::ELEMENTS];
         decode_blocks(blocks, &mut values);
         values
     };
-    let with_quants = |byte| decoded(&blocks.iter().map(|block| block.with_quants(byte)).collect::<Vec<_>>());
-    if B::BIASED_BITS == 0 {
-        return decoded(blocks).iter().map(|&w| f64::from(w).abs()).collect();
+    let values = decoded(blocks);
+    if !B::HAS_MIN {
+        return values.iter().map(|&w| f64::from(w).abs()).collect();
     }
-    let steps = f64::from(1u32 << B::BIASED_BITS);
-    let (lowest, highest) = (with_quants(0), with_quants(0xff));
-    let magnitude = |(&lowest, &highest): (&f32, &f32)| {
-        let (lowest, highest) = (f64::from(lowest), f64::from(highest));
-        let scale = (highest - lowest).abs() / (steps - 1.0);
-        // The lowest value is the minimum, or larger than it in magnitude.
-        scale * steps * (2.0 + 1.5) + lowest.abs()
-    };
-    lowest.iter().zip(&highest).map(magnitude).collect()
+    let mins = decoded(&blocks.iter().map(|block| block.with_quants(0)).collect::<Vec<_>>());
+    let magnitude = |(&w, &min): (&f32, &f32)| (f64::from(w) - f64::from(min)).abs() + f64::from(min).abs();
+    values.iter().zip(&mins).map(magnitude).collect()
 }
 
 /// A matrix of `n_blocks` random blocks and its values. Exact.
@@ -119,9 +112,10 @@ pub fn narrow_halves(values: &[f32]) -> Vec<kernels_gpu::simt::f16> {
 }
 
 /// A matrix as it lies in GPU memory.
-pub fn packed<B: RandomBlock + GpuLayout>(blocks: &[B]) -> Vec<u8> {
-    let mut bytes = vec![0; B::matrix_bytes(blocks.len())];
-    B::pack(&mut bytes, bytemuck::cast_slice(blocks));
+pub fn packed<B: RandomBlock + GpuLayout>(blocks: &[B], n_cols: usize) -> Vec<u8> {
+    let n_rows = blocks.len() * B::ELEMENTS / n_cols;
+    let mut bytes = vec![0; B::matrix_bytes(n_rows, n_cols)];
+    B::pack(&mut bytes, bytemuck::cast_slice(blocks), n_rows, n_cols);
     bytes
 }
 
@@ -144,19 +138,13 @@ impl RandomBlock for BF16 {
 }
 
 impl RandomBlock for Q4_0 {
-    const BIASED_BITS: u32 = 4;
-
     fn random(rng: &mut Rng) -> Self {
         Self { d: rng.half(0.1 / 8.0, true), qs: rng.bytes() }
-    }
-
-    fn with_quants(&self, byte: u8) -> Self {
-        Self { qs: [byte; 16], ..*self }
     }
 }
 
 impl RandomBlock for Q4_1 {
-    const BIASED_BITS: u32 = 4;
+    const HAS_MIN: bool = true;
 
     fn random(rng: &mut Rng) -> Self {
         Self { d: rng.half(0.2 / 15.0, true), m: rng.half(0.1, true), qs: rng.bytes() }
@@ -168,19 +156,13 @@ impl RandomBlock for Q4_1 {
 }
 
 impl RandomBlock for Q5_0 {
-    const BIASED_BITS: u32 = 5;
-
     fn random(rng: &mut Rng) -> Self {
         Self { d: rng.half(0.1 / 16.0, true), qh: rng.bytes(), qs: rng.bytes() }
-    }
-
-    fn with_quants(&self, byte: u8) -> Self {
-        Self { qh: [byte; 4], qs: [byte; 16], ..*self }
     }
 }
 
 impl RandomBlock for Q5_1 {
-    const BIASED_BITS: u32 = 5;
+    const HAS_MIN: bool = true;
 
     fn random(rng: &mut Rng) -> Self {
         Self { d: rng.half(0.2 / 31.0, true), m: rng.half(0.1, true), qh: rng.bytes(), qs: rng.bytes() }
@@ -198,7 +180,7 @@ impl RandomBlock for Q8_0 {
 }
 
 impl RandomBlock for Q2_K {
-    const BIASED_BITS: u32 = 2;
+    const HAS_MIN: bool = true;
 
     fn random(rng: &mut Rng) -> Self {
         Self {
@@ -215,19 +197,13 @@ impl RandomBlock for Q2_K {
 }
 
 impl RandomBlock for Q3_K {
-    const BIASED_BITS: u32 = 3;
-
     fn random(rng: &mut Rng) -> Self {
         Self { hmask: rng.bytes(), qs: rng.bytes(), scales: rng.bytes(), d: rng.half(0.1 / 4.0 / 32.0, true) }
-    }
-
-    fn with_quants(&self, byte: u8) -> Self {
-        Self { hmask: [byte; 32], qs: [byte; 64], ..*self }
     }
 }
 
 impl RandomBlock for Q4_K {
-    const BIASED_BITS: u32 = 4;
+    const HAS_MIN: bool = true;
 
     fn random(rng: &mut Rng) -> Self {
         Self {
@@ -244,7 +220,7 @@ impl RandomBlock for Q4_K {
 }
 
 impl RandomBlock for Q5_K {
-    const BIASED_BITS: u32 = 5;
+    const HAS_MIN: bool = true;
 
     fn random(rng: &mut Rng) -> Self {
         Self {
@@ -262,8 +238,6 @@ impl RandomBlock for Q5_K {
 }
 
 impl RandomBlock for Q6_K {
-    const BIASED_BITS: u32 = 6;
-
     fn random(rng: &mut Rng) -> Self {
         Self {
             ql: rng.bytes(),
@@ -271,10 +245,6 @@ impl RandomBlock for Q6_K {
             scales: rng.bytes().map(u8::cast_signed),
             d: rng.half(0.1 / 32.0 / 128.0, true),
         }
-    }
-
-    fn with_quants(&self, byte: u8) -> Self {
-        Self { ql: [byte; 128], qh: [byte; 64], ..*self }
     }
 }
 

@@ -164,6 +164,10 @@ pub mod allowed {
     /// Averages of values, small against their terms, with weights from the fast exponential.
     pub const ATTENTION_F32: f64 = 1e-3;
 
+    /// x in fixed point: the largest of 32 normal numbers is 3.5 times their root mean square, one in 32512 of it a step, and
+    /// the error of a step 0.3 of it; the largest of a sample four times that.
+    pub const FIXED_POINT: f64 = 4.0 * 0.3 * 3.5 / 32512.0 + F32;
+
     /// Sums in f32 on the tensor cores, which cut off instead of rounding, 16 products at a time.
     pub fn tensor_cores(n_cols: usize) -> f64 {
         4.0 * n_cols.div_ceil(16) as f64 / f64::from(1 << 23) + F32

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Purpose};
+use kernels_gpu::quant::fragments::TILE_ROWS;
 use kernels_gpu::quant::layout::GpuLayout;
 use kernels_gpu::simt::{Element, bf16, f16};
 use oxwarp::cuda::{Cuda, Error};
@@ -95,41 +96,39 @@ impl Pool {
     }
 }
 
-/// Random weights of one format: some blocks, repeated through any number of matrices.
+/// Random weights of one format: some rows, repeated through any number of matrices.
 pub struct Weights<B> {
-    blocks: DeviceBuffer<u8>,
-    /// The blocks' values.
+    /// The rows in the GPU's layout.
+    rows: DeviceBuffer<u8>,
+    /// Their values.
     values: Vec<f32>,
+    n_cols: usize,
     format: std::marker::PhantomData<B>,
 }
 
 impl<B: RandomBlock + GpuLayout> Weights<B> {
-    const N_BLOCKS: usize = WEIGHTS_ELEMENTS / B::ELEMENTS - 3;
-
-    pub fn new(device: &Cuda) -> Result<Self, Error> {
-        let (blocks, values) = weights::<B>(&mut Rng::new(1), Self::N_BLOCKS);
-        let blocks = device.upload(&packed(&blocks), Purpose::Other)?;
-        Ok(Weights { blocks, values, format: std::marker::PhantomData })
+    /// Weights for matrices of `n_cols` columns.
+    pub fn new(device: &Cuda, n_cols: usize) -> Result<Self, Error> {
+        // An odd number of whole tiles, so that no power of two of them repeats.
+        let n_rows = TILE_ROWS * ((WEIGHTS_ELEMENTS / (TILE_ROWS * n_cols)) | 1);
+        let (blocks, values) = weights::<B>(&mut Rng::new(1), n_rows * n_cols / B::ELEMENTS);
+        let rows = device.upload(&packed(&blocks, n_cols), Purpose::Other)?;
+        Ok(Weights { rows, values, n_cols, format: std::marker::PhantomData })
     }
 
-    /// Fills a matrix of `n_blocks` blocks, plane by plane.
-    pub fn fill(&self, device: &Cuda, matrix: &mut DeviceSlice<u8>, n_blocks: usize) -> Result<(), Error> {
-        for (plane, field) in B::PLANES.iter().enumerate() {
-            let (to, from) = (B::plane_offset(plane, n_blocks), B::plane_offset(plane, Self::N_BLOCKS));
-            for first in (0..n_blocks).step_by(Self::N_BLOCKS) {
-                let n_bytes = (n_blocks - first).min(Self::N_BLOCKS) * field.bytes;
-                let start = to + first * field.bytes;
-                let target = matrix.slice_mut(start..start + n_bytes);
-                device.copy_within(target, self.blocks.slice(from..from + n_bytes))?;
-            }
+    /// Fills a matrix.
+    pub fn fill(&self, device: &Cuda, matrix: &mut DeviceSlice<u8>) -> Result<(), Error> {
+        for first in (0..matrix.len()).step_by(self.rows.len()) {
+            let n = self.rows.len().min(matrix.len() - first);
+            device.copy_within(matrix.slice_mut(first..first + n), self.rows.slice(0..n))?;
         }
         Ok(())
     }
 
-    /// Row `row` of a matrix of `n_cols` columns.
-    pub fn row(&self, row: usize, n_cols: usize) -> Vec<f64> {
-        let first = row * n_cols;
-        (first..first + n_cols).map(|i| f64::from(self.values[i % self.values.len()])).collect()
+    /// Row `row` of a matrix.
+    pub fn row(&self, row: usize) -> Vec<f64> {
+        let first = row * self.n_cols % self.values.len();
+        self.values[first..first + self.n_cols].iter().map(|&w| f64::from(w)).collect()
     }
 }
 

@@ -1,6 +1,5 @@
 //! Token embedding: rows of a table of weights.
 
-use crate::quant::chunk::{ChunkFormat, Matrix};
 use crate::quant::layout::GpuLayout;
 use crate::quant::{
     BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
@@ -113,7 +112,7 @@ pub fn embedding_mxfp4(y: Out<f32>, w: In<u8>, tokens: In<u32>, dim: u32, n_voca
 }
 
 #[inline(always)]
-fn embedding<Q: ChunkFormat>(y: Out<f32>, w: In<u8>, tokens: In<u32>, dim: usize, n_vocab: usize) {
+fn embedding<Q: GpuLayout>(y: Out<f32>, w: In<u8>, tokens: In<u32>, dim: usize, n_vocab: usize) {
     pdl::launch_dependents();
     pdl::wait();
     let first = (thread::block_idx_x() * THREADS + thread::thread_idx_x()) as usize * 4;
@@ -122,23 +121,20 @@ fn embedding<Q: ChunkFormat>(y: Out<f32>, w: In<u8>, tokens: In<u32>, dim: usize
     }
     let t = thread::block_idx_y() as usize;
     let token = tokens.get(t) as usize;
-    let matrix = Matrix::<Q>::new(w, n_vocab * dim);
-    if !Q::rows_in_chunks(dim) {
-        let mut i = first;
-        while i < dim && i < first + 4 {
-            y.set(t * dim + i, if token < n_vocab { Q::element(matrix, token * dim + i) } else { f32::NAN });
-            i += 1;
-        }
+    let values = if token < n_vocab { Q::values(w, dim, token, first) } else { [f32::NAN; 4] };
+    if dim.is_multiple_of(4) {
+        y.store::<4>(t * dim + first, values);
         return;
     }
-    let values = if token < n_vocab {
-        let element = token * dim + first;
-        let (chunk, run) = Q::locate(element / Q::RUN_ELEMENTS);
-        Q::values(&Q::load(matrix, chunk), run, element / 4 % Q::QUADS)
-    } else {
-        [f32::NAN; 4]
+    let set = |i: usize| {
+        if first + i < dim {
+            y.set(t * dim + first + i, values[i]);
+        }
     };
-    y.store::<4>(t * dim + first, values);
+    set(0);
+    set(1);
+    set(2);
+    set(3);
 }
 
 /// Blocks in x that a launch needs.

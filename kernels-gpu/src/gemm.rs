@@ -1,6 +1,5 @@
 //! Matrix times matrix: every linear layer of a prefill, in f32.
 
-use crate::quant::chunk::{ChunkFormat, Matrix};
 use crate::quant::layout::GpuLayout;
 use crate::quant::{
     BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
@@ -29,97 +28,97 @@ const SHARED: usize =
 /// Requires: `n_cols` a multiple of the format's block; x and y on 16 bytes.
 /// Fast because: (1) a weight is decoded once for 64 tokens; (2) a thread uses each value from shared memory four
 /// times; (3) tiles lie swizzled, so that both filling and reading them is free of bank conflicts.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_f32(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<F32>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in f16.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_f16(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<F16>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in bf16.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_bf16(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<BF16>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in Q4_0.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_q4_0(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<Q4_0>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in Q4_1.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_q4_1(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<Q4_1>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in Q5_0.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_q5_0(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<Q5_0>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in Q5_1.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_q5_1(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<Q5_1>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in Q8_0.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_q8_0(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<Q8_0>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in Q2_K.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_q2_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<Q2_K>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in Q3_K.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_q3_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<Q3_K>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in Q4_K.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_q4_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<Q4_K>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in Q5_K.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_q5_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<Q5_K>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in Q6_K.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_q6_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<Q6_K>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in IQ4_NL.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_iq4_nl(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<IQ4_NL>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in IQ4_XS.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_iq4_xs(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<IQ4_XS>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_f32`], with weights in MXFP4.
-#[kernel(threads = THREADS, shared = SHARED, pdl)]
+#[kernel(threads = THREADS, shared = SHARED, min_blocks = 2, pdl)]
 pub fn gemm_mxfp4(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     gemm::<MXFP4>(y, w, x, n_tokens, n_rows, n_cols);
 }
@@ -134,11 +133,10 @@ fn tile_index(k: usize, quad: usize) -> usize {
 const _: () = assert!(TILE_TOKENS == 64 && TILE_ROWS == 64 && TILE_COLS == 32 && THREADS == 256);
 
 #[inline(always)]
-fn gemm<Q: ChunkFormat>(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
+fn gemm<Q: GpuLayout>(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_rows: u32, n_cols: u32) {
     let mut shared = Shared::new();
     let x_tile = shared.tile::<f32>(TILE_COLS * TILE_TOKENS);
     let w_tile = shared.tile::<f32>(TILE_COLS * TILE_ROWS);
-    let matrix = Matrix::<Q>::new(w, n_rows as usize * n_cols as usize);
     let first_row = thread::block_idx_x() * TILE_ROWS as u32;
     let first_token = thread::block_idx_y() * TILE_TOKENS as u32;
     let (row_quad, token_quad) = (thread::thread_idx_x() % 16, thread::thread_idx_x() / 16);
@@ -150,7 +148,7 @@ fn gemm<Q: ChunkFormat>(y: Out<f32>, w: In<u8>, x: In<f32>, n_tokens: u32, n_row
     while col < n_cols {
         thread::sync_threads();
         fill_x(x_tile, x, first_token, n_tokens, col, n_cols);
-        fill_w::<Q>(w_tile, matrix, first_row, n_rows, col, n_cols);
+        fill_w::<Q>(w_tile, w, first_row, n_rows, col, n_cols);
         thread::sync_threads();
         let mut k = 0;
         while k < TILE_COLS {
@@ -194,9 +192,9 @@ fn fill_x(tile: Tile<f32>, x: In<f32>, first_token: u32, n_tokens: u32, first_co
 
 /// Decodes 64 rows by 32 columns of w, transposed; zeros where w ends. A thread decodes eight elements of a row.
 #[inline(always)]
-fn fill_w<Q: ChunkFormat>(
+fn fill_w<Q: GpuLayout>(
     tile: Tile<f32>,
-    matrix: Matrix<Q>,
+    w: In<u8>,
     first_row: u32,
     n_rows: u32,
     first_col: u32,
@@ -206,15 +204,10 @@ fn fill_w<Q: ChunkFormat>(
     let mut k = first_k;
     while k < first_k + 8 {
         let col = first_col + k;
-        let element = (first_row + row) as usize * n_cols as usize + col as usize;
         let values = if first_row + row >= n_rows || col >= n_cols {
             [0.0; 4]
-        } else if Q::rows_in_chunks(n_cols as usize) {
-            let (chunk, run) = Q::locate(element / Q::RUN_ELEMENTS);
-            Q::values(&Q::load(matrix, chunk), run, element / 4 % Q::QUADS)
         } else {
-            let get = |j: u32| if col + j < n_cols { Q::element(matrix, element + j as usize) } else { 0.0 };
-            [get(0), get(1), get(2), get(3)]
+            Q::values(w, n_cols as usize, (first_row + row) as usize, col as usize)
         };
         set_quad(tile, k as usize, row as usize, values);
         k += 4;

@@ -1,427 +1,439 @@
-//! Matrix times vector: every linear layer of a decode step.
+//! Matrix times one vector or a few: every linear layer of a decode step.
+//!
+//! Reading the weights takes all the time there is, so everything else hides behind it. A block owns tiles of 16 rows (see
+//! [`crate::quant::fragments`]); its warps share the columns and fetch their tiles some steps ahead into shared memory, across
+//! the tiles of rows too. The tensor cores multiply, since at four bits a weight there is no time for a multiply-add
+//! each: `quant` says how with integers, `float` how with 16-bit floats.
 
 use core::marker::PhantomData;
 
-use crate::quant::chunk::{ChunkFormat, Matrix};
-use crate::quant::layout::GpuLayout;
+use crate::quant::fragments::{Fragments, SharedTile, TILE_ROWS};
 use crate::quant::{
-    BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+    BF16, F16, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, QuantBlock,
 };
 use crate::simt::prelude::*;
 use crate::simt::shared;
 
+mod f32;
+mod float;
+mod quant;
+
+pub use self::f32::*;
+
 /// Threads of a block.
 pub const THREADS: u32 = 256;
 /// Warps of a block.
-const WARPS: usize = (THREADS / LANES) as usize;
-/// Lanes of a warp.
-const LANES: u32 = warp::SIZE;
-/// Rows that a warp works on at once: each of its reads of x from shared memory serves all of them.
-pub const ROWS_PER_WARP: usize = 2;
-/// Rows that a block works on at once.
-pub const ROWS_PER_BLOCK: usize = WARPS * ROWS_PER_WARP;
-/// Elements of x that are in shared memory at once.
-pub const X_TILE: usize = 8192;
-/// Shared memory of a block: the tile of x with its padding, and the sums of its runs.
-const fn shared_bytes<Q: ChunkFormat>() -> usize {
-    let sums = if needs_sums::<Q>() { XTile::<Q>::SUMS } else { 0 };
-    shared::tile_bytes::<f32>(XTile::<Q>::ELEMENTS) + shared::tile_bytes::<f32>(sums)
+const WARPS: usize = (THREADS / warp::SIZE) as usize;
+/// Most vectors that a launch multiplies with.
+pub const MAX_VECTORS: usize = 16;
+/// Bytes of x in shared memory at once, without its scales.
+const X_BYTES: usize = 32 << 10;
+/// Shared memory for tiles on their way.
+const RING_BYTES: usize = 60 << 10;
+/// The most that a block may have: what any GPU of compute capability 8 has. And the blocks of two kernels fit on a
+/// multiprocessor of 9.0, so that one starts while the other ends.
+const SHARED_BYTES_MAX: usize = 99 << 10;
+
+/// How tiles of a format are multiplied with V · NT vectors, in NT matrices b of [`matrix`]. V is 1 or 4.
+pub trait Product: Fragments {
+    /// How far an element of x may be from what is multiplied instead: relatively, and as a part of the largest magnitude
+    /// among the [`Self::X_SCALE_COLS`] that share its scale.
+    const X_ERROR: [f64; 2];
+    /// Bytes of an element of x in shared memory.
+    const X_ELEMENT_BYTES: usize;
+    /// Columns of x that share a scale.
+    const X_SCALE_COLS: usize;
+    /// Numbers with each such stretch of a vector: its scale, and its sum where offsets need it.
+    const X_NUMBERS: usize;
+    /// With one vector, whether the four lanes of a row have parts of the sum; if not, each has all of it.
+    const LANES_SHARE: bool;
+    /// For an error bound: roundings of a product before it comes to a running sum, and additions to that for each tile.
+    const PRODUCT_CHAIN: usize;
+    const TILE_CHAIN: usize;
+
+    /// Brings columns `first_col` to `first_col + n_tiles · TILE_COLS` of all vectors to shared memory, zeros where there are
+    /// none. The whole block comes here.
+    fn fill_x<const V: usize, const NT: usize>(x_tile: XTile, x: X, first_col: usize, n_tiles: usize);
+
+    /// Adds the products of a tile and x: `sums[nt]` are those of rows g and g + 8, with the one vector (V = 1) or with vector
+    /// 4 nt + c. `col_tile` counts from the first that is in shared memory.
+    fn add_tile<const V: usize, const NT: usize>(
+        sums: &mut [[f32; 2]; NT],
+        tile: SharedTile,
+        x_tile: XTile,
+        col_tile: usize,
+    );
 }
 
-/// `y[o] = Σ w[o, k] · x[k]`, with weights in f32.
-///
-/// `y [n_rows]`, `w [n_rows, n_cols]` in the GPU's layout, `x [n_cols]`. f32 accumulation in an order that depends on
-/// `n_cols` alone.
-///
-/// Grid: any number of blocks, best [`gemv_blocks`]; block b works on rows 16 b to 16 b + 15, then on those
-/// 16 · gridDim further, and so on.
-/// Requires: `n_cols` a multiple of the format's block; x on 16 bytes; weights that no kernel still in flight writes.
-/// Fast because: (1) a warp fetches 512 consecutive bytes of quants at once; (2) a lane's next load is in flight while
-/// it works on the last, across rows too; (3) the first one is issued before the previous kernel has ended; (4) x is
-/// read from shared memory without bank conflicts and for two rows at once; (5) four-bit weights
-/// cost two instructions and a fraction each: see [`crate::quant::chunk`]; (6) scales multiply sums, not elements.
-#[kernel(threads = THREADS, shared = shared_bytes::<F32>(), pdl)]
-pub fn gemv_f32(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<F32>(y, w, x, n_rows, n_cols);
+/// The vectors in global memory: `[n_vectors, n_cols]`.
+#[derive(Clone, Copy)]
+pub struct X {
+    x: In<f32>,
+    n_vectors: usize,
+    n_cols: usize,
 }
 
-/// As [`gemv_f32`], with weights in f16.
-#[kernel(threads = THREADS, shared = shared_bytes::<F16>(), pdl)]
-pub fn gemv_f16(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<F16>(y, w, x, n_rows, n_cols);
+/// The part of the vectors that is in shared memory, in the order that the format's product wants.
+#[derive(Clone, Copy)]
+pub struct XTile {
+    words: Tile<u32>,
+    /// Scales, or pairs of scale and sum.
+    numbers: Tile<f32>,
 }
 
-/// As [`gemv_f32`], with weights in bf16.
-#[kernel(threads = THREADS, shared = shared_bytes::<BF16>(), pdl)]
-pub fn gemv_bf16(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<BF16>(y, w, x, n_rows, n_cols);
+/// Columns of x in shared memory at once.
+const fn x_cols<Q: Product>(n_vectors: usize) -> usize {
+    X_BYTES / (n_vectors * Q::X_ELEMENT_BYTES)
 }
 
-/// As [`gemv_f32`], with weights in Q4_0.
-#[kernel(threads = THREADS, shared = shared_bytes::<Q4_0>(), pdl)]
-pub fn gemv_q4_0(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q4_0>(y, w, x, n_rows, n_cols);
+/// Numbers with them.
+const fn x_numbers<Q: Product>(n_vectors: usize) -> usize {
+    x_cols::<Q>(n_vectors) / Q::X_SCALE_COLS * n_vectors * Q::X_NUMBERS
 }
 
-/// As [`gemv_f32`], with weights in Q4_1.
-#[kernel(threads = THREADS, shared = shared_bytes::<Q4_1>(), pdl)]
-pub fn gemv_q4_1(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q4_1>(y, w, x, n_rows, n_cols);
+/// Bytes from one tile in shared memory to the next: whole passes over the banks.
+const fn place_bytes<Q: Product>() -> usize {
+    Q::TILE_BYTES.next_multiple_of(128)
 }
 
-/// As [`gemv_f32`], with weights in Q5_0.
-#[kernel(threads = THREADS, shared = shared_bytes::<Q5_0>(), pdl)]
-pub fn gemv_q5_0(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q5_0>(y, w, x, n_rows, n_cols);
-}
-
-/// As [`gemv_f32`], with weights in Q5_1.
-#[kernel(threads = THREADS, shared = shared_bytes::<Q5_1>(), pdl)]
-pub fn gemv_q5_1(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q5_1>(y, w, x, n_rows, n_cols);
-}
-
-/// As [`gemv_f32`], with weights in Q8_0.
-#[kernel(threads = THREADS, shared = shared_bytes::<Q8_0>(), pdl)]
-pub fn gemv_q8_0(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q8_0>(y, w, x, n_rows, n_cols);
-}
-
-/// As [`gemv_f32`], with weights in Q2_K.
-#[kernel(threads = THREADS, shared = shared_bytes::<Q2_K>(), pdl)]
-pub fn gemv_q2_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q2_K>(y, w, x, n_rows, n_cols);
-}
-
-/// As [`gemv_f32`], with weights in Q3_K.
-#[kernel(threads = THREADS, shared = shared_bytes::<Q3_K>(), pdl)]
-pub fn gemv_q3_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q3_K>(y, w, x, n_rows, n_cols);
-}
-
-/// As [`gemv_f32`], with weights in Q4_K.
-#[kernel(threads = THREADS, shared = shared_bytes::<Q4_K>(), pdl)]
-pub fn gemv_q4_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q4_K>(y, w, x, n_rows, n_cols);
-}
-
-/// As [`gemv_f32`], with weights in Q5_K.
-#[kernel(threads = THREADS, shared = shared_bytes::<Q5_K>(), pdl)]
-pub fn gemv_q5_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q5_K>(y, w, x, n_rows, n_cols);
-}
-
-/// As [`gemv_f32`], with weights in Q6_K.
-#[kernel(threads = THREADS, shared = shared_bytes::<Q6_K>(), pdl)]
-pub fn gemv_q6_k(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<Q6_K>(y, w, x, n_rows, n_cols);
-}
-
-/// As [`gemv_f32`], with weights in IQ4_NL.
-#[kernel(threads = THREADS, shared = shared_bytes::<IQ4_NL>(), pdl)]
-pub fn gemv_iq4_nl(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<IQ4_NL>(y, w, x, n_rows, n_cols);
-}
-
-/// As [`gemv_f32`], with weights in IQ4_XS.
-#[kernel(threads = THREADS, shared = shared_bytes::<IQ4_XS>(), pdl)]
-pub fn gemv_iq4_xs(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<IQ4_XS>(y, w, x, n_rows, n_cols);
-}
-
-/// As [`gemv_f32`], with weights in MXFP4.
-#[kernel(threads = THREADS, shared = shared_bytes::<MXFP4>(), pdl)]
-pub fn gemv_mxfp4(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    gemv::<MXFP4>(y, w, x, n_rows, n_cols);
-}
-
-/// Lane l of a warp takes chunks l, l + 32, l + 64 … of its rows; one such chunk of each row is a step.
-#[inline(always)]
-fn gemv<Q: ChunkFormat>(y: Out<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-    let matrix = Matrix::new(w, n_rows as usize * n_cols as usize);
-    if !Q::rows_in_chunks(n_cols as usize) {
-        pdl::launch_dependents();
-        pdl::wait();
-        return gemv_by_element::<Q>(y, matrix, x, n_rows as usize, n_cols as usize);
+/// Tiles that a warp has on their way or in use.
+const fn ring_depth<Q: Product>(n_vectors: usize) -> usize {
+    let bytes = if n_vectors == 1 { RING_BYTES } else { RING_BYTES - (16 << 10) };
+    let depth = bytes / (WARPS * place_bytes::<Q>());
+    match depth {
+        0 | 1 => 2,
+        2..=8 => depth,
+        _ => 8,
     }
-    let x_tile = XTile::<Q>::new();
-    let chunks_per_row = n_cols / Q::CHUNK_ELEMENTS as u32;
-    let steps = chunks_per_row.div_ceil(LANES);
-    let steps_per_tile = XTile::<Q>::CHUNKS as u32 / LANES;
-    let stride = thread::grid_dim_x() * ROWS_PER_BLOCK as u32;
+}
 
-    let mut block_row = thread::block_idx_x() * ROWS_PER_BLOCK as u32;
-    let mut row = block_row + warp::warp_id() * ROWS_PER_WARP as u32;
-    let mut weights = Cursor::<Q>::new(matrix, n_rows, chunks_per_row, row);
-    let mut ahead = weights.next();
+/// Sums of a block's warps for a tile of rows.
+const fn n_sums(n_vectors: usize) -> usize {
+    WARPS * n_vectors * TILE_ROWS
+}
+
+/// Places for them: with two, warps that add up a tile of rows are not disturbed by those that have finished the next.
+const fn sums_places(n_vectors: usize) -> usize {
+    if n_vectors <= 8 { 2 } else { 1 }
+}
+
+/// Shared memory of a block.
+const fn shared_bytes<Q: Product>(n_vectors: usize) -> usize {
+    let bytes = shared::tile_bytes::<u8>(ring_depth::<Q>(n_vectors) * WARPS * place_bytes::<Q>())
+        + shared::tile_bytes::<u32>(X_BYTES / 4)
+        + shared::tile_bytes::<f32>(x_numbers::<Q>(n_vectors))
+        + shared::tile_bytes::<f32>(sums_places(n_vectors) * n_sums(n_vectors));
+    assert!(bytes <= SHARED_BYTES_MAX);
+    bytes
+}
+
+macro_rules! entries {
+    ($($block:ident: $one:ident, $four:ident, $eight:ident, $sixteen:ident, $name:literal;)+) => {$(
+        #[doc = concat!("`y[o] = Σ w[o, k] · x[k]`, with weights in ", $name, ".")]
+        ///
+        /// `y [n_rows]`, `w [n_rows, n_cols]` in the GPU's layout, `x [n_cols]`. The order of additions depends on `n_cols`
+        /// alone; how x is rounded, [`Product::X_ERROR`] says.
+        ///
+        /// Grid: any number of blocks, best [`gemv_blocks`]; block b works on rows 16 b to 16 b + 15, then on those
+        /// 16 · gridDim further, and so on.
+        /// Requires: `n_cols` a multiple of the format's block; for quantised formats x on 16 bytes; weights that no kernel
+        /// still in flight writes.
+        /// Fast because: (1) a warp fetches whole tiles of consecutive bytes, 16 a lane, some tiles ahead, across rows too;
+        /// (2) the first are on their way before the previous kernel has ended; (3) the tensor cores multiply, and what a
+        /// lane does for a weight itself is less than one instruction; (4) nothing is read or written with bank conflicts.
+        #[kernel(threads = THREADS, shared = shared_bytes::<$block>(1), min_blocks = 2, pdl)]
+        pub fn $one(y: InOut<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
+            let x = X { x, n_vectors: 1, n_cols: n_cols as usize };
+            gemv::<$block, 1, 1>(y, w, x, n_rows as usize);
+        }
+
+        entries!(@several $block, $four, $one, $name, 4, 1, 2);
+        entries!(@several $block, $eight, $one, $name, 8, 2, 2);
+        entries!(@several $block, $sixteen, $one, $name, 16, 4, 1);
+    )+};
+    (@several $block:ident, $kernel:ident, $one:ident, $name:literal, $n:literal, $nt:literal, $blocks:literal) => {
+        #[doc = concat!("As [`", stringify!($one), "`] with up to ", stringify!($n), " vectors: `y[t, o] = Σ w[o, k] · x[t, k]`.")]
+        ///
+        /// `y [n_vectors, n_rows]`, `x [n_vectors, n_cols]`.
+        #[kernel(threads = THREADS, shared = shared_bytes::<$block>($n), min_blocks = $blocks, pdl)]
+        pub fn $kernel(y: InOut<f32>, w: In<u8>, x: In<f32>, n_vectors: u32, n_rows: u32, n_cols: u32) {
+            let x = X { x, n_vectors: n_vectors as usize, n_cols: n_cols as usize };
+            gemv::<$block, 4, $nt>(y, w, x, n_rows as usize);
+        }
+    };
+}
+
+entries! {
+    F16: gemv_f16, gemv_f16_n4, gemv_f16_n8, gemv_f16_n16, "f16";
+    BF16: gemv_bf16, gemv_bf16_n4, gemv_bf16_n8, gemv_bf16_n16, "bf16";
+    Q4_0: gemv_q4_0, gemv_q4_0_n4, gemv_q4_0_n8, gemv_q4_0_n16, "Q4_0";
+    Q4_1: gemv_q4_1, gemv_q4_1_n4, gemv_q4_1_n8, gemv_q4_1_n16, "Q4_1";
+    Q5_0: gemv_q5_0, gemv_q5_0_n4, gemv_q5_0_n8, gemv_q5_0_n16, "Q5_0";
+    Q5_1: gemv_q5_1, gemv_q5_1_n4, gemv_q5_1_n8, gemv_q5_1_n16, "Q5_1";
+    Q8_0: gemv_q8_0, gemv_q8_0_n4, gemv_q8_0_n8, gemv_q8_0_n16, "Q8_0";
+    Q4_K: gemv_q4_k, gemv_q4_k_n4, gemv_q4_k_n8, gemv_q4_k_n16, "Q4_K";
+    Q5_K: gemv_q5_k, gemv_q5_k_n4, gemv_q5_k_n8, gemv_q5_k_n16, "Q5_K";
+    Q6_K: gemv_q6_k, gemv_q6_k_n4, gemv_q6_k_n8, gemv_q6_k_n16, "Q6_K";
+    Q2_K: gemv_q2_k, gemv_q2_k_n4, gemv_q2_k_n8, gemv_q2_k_n16, "Q2_K";
+    Q3_K: gemv_q3_k, gemv_q3_k_n4, gemv_q3_k_n8, gemv_q3_k_n16, "Q3_K";
+    IQ4_NL: gemv_iq4_nl, gemv_iq4_nl_n4, gemv_iq4_nl_n8, gemv_iq4_nl_n16, "IQ4_NL";
+    IQ4_XS: gemv_iq4_xs, gemv_iq4_xs_n4, gemv_iq4_xs_n8, gemv_iq4_xs_n16, "IQ4_XS";
+    MXFP4: gemv_mxfp4, gemv_mxfp4_n4, gemv_mxfp4_n8, gemv_mxfp4_n16, "MXFP4";
+}
+
+/// Columns that x has no room for come in a later pass over the rows.
+#[inline(always)]
+fn gemv<Q: Product, const V: usize, const NT: usize>(y: InOut<f32>, w: In<u8>, x: X, n_rows: usize) {
+    let mut shared = Shared::new();
+    let bytes = shared.tile::<u8>(ring_depth::<Q>(V * NT) * WARPS * place_bytes::<Q>());
+    let x_tile = XTile { words: shared.tile(X_BYTES / 4), numbers: shared.tile(x_numbers::<Q>(V * NT)) };
+    let sums_tile = shared.tile::<f32>(sums_places(V * NT) * n_sums(V * NT));
+    let work = Work {
+        row_tiles: n_rows.div_ceil(TILE_ROWS) as u32,
+        col_tiles: Q::tiles_per_row(x.n_cols) as u32,
+        pass_tiles: (x_cols::<Q>(V * NT) / Q::TILE_COLS) as u32,
+    };
+
     pdl::launch_dependents();
+    let mut ring = Ring::<Q>::new(bytes, w, ring_depth::<Q>(V * NT), work);
     pdl::wait();
-    let mut x_is_there = false;
-    while block_row < n_rows {
-        let mut sums = [0.0; ROWS_PER_WARP];
-        let mut step = 0;
-        while step < steps {
-            if step % steps_per_tile == 0 && !x_is_there {
-                x_tile.fill(x, (step / steps_per_tile) as usize * X_TILE, n_cols as usize);
-                x_is_there = steps <= steps_per_tile;
-            }
-            let (chunks, chunk) = (ahead, step * LANES + warp::lane_id());
-            step += 1;
-            if step == steps {
-                weights.go_to(row + stride);
-            }
-            weights.load(&mut ahead);
-            if chunk < chunks_per_row {
-                add_products::<Q>(&mut sums, &chunks, x_tile, chunk as usize % XTile::<Q>::CHUNKS);
-            }
-        }
-        store_sums(y, sums, row, n_rows);
-        block_row += stride;
-        row += stride;
-    }
-}
-
-/// Where a lane loads weights next: one chunk of each of its warp's rows.
-struct Cursor<Q> {
-    matrix: Matrix<Q>,
-    n_rows: u32,
-    chunks_per_row: u32,
-    /// The chunk of each row, counted through the matrix.
-    chunks: [u32; ROWS_PER_WARP],
-    /// Chunks left from it to the end of the row; none or negative: nothing to load.
-    left: i32,
-}
-
-impl<Q: ChunkFormat> Cursor<Q> {
-    #[inline(always)]
-    fn new(matrix: Matrix<Q>, n_rows: u32, chunks_per_row: u32, row: u32) -> Self {
-        let mut cursor = Self { matrix, n_rows, chunks_per_row, chunks: [0; ROWS_PER_WARP], left: 0 };
-        cursor.go_to(row);
-        cursor
-    }
-
-    /// Begins the group of rows that starts with `row`. Rows past the last one repeat it.
-    #[inline(always)]
-    fn go_to(&mut self, row: u32) {
-        let lane = warp::lane_id();
-        self.left = if row < self.n_rows { self.chunks_per_row as i32 - lane as i32 } else { 0 };
-        let mut r = 0;
-        while r < ROWS_PER_WARP as u32 {
-            let row = if row + r < self.n_rows { row + r } else { self.n_rows - 1 };
-            self.chunks[r as usize] = row * self.chunks_per_row + lane;
-            r += 1;
-        }
-    }
-
-    /// The first chunks; for lanes that have none, the first of the matrix, which they will not use.
-    #[inline(always)]
-    fn next(&mut self) -> [Q::Chunk; ROWS_PER_WARP] {
-        let mut chunks = [Q::load(self.matrix, 0); ROWS_PER_WARP];
-        self.load(&mut chunks);
-        chunks
-    }
-
-    /// Replaces the chunks by those that the cursor stands at, if there are any, and moves on to the next step.
-    #[inline(always)]
-    fn load(&mut self, chunks: &mut [Q::Chunk; ROWS_PER_WARP]) {
-        if self.left > 0 {
-            let mut r = 0;
-            while r < ROWS_PER_WARP {
-                chunks[r] = Q::load(self.matrix, self.chunks[r] as usize);
-                r += 1;
-            }
-        }
-        let mut r = 0;
-        while r < ROWS_PER_WARP {
-            self.chunks[r] += LANES;
-            r += 1;
-        }
-        self.left -= LANES as i32;
-    }
-}
-
-/// Adds the products of one chunk a row and x.
-#[inline(always)]
-fn add_products<Q: ChunkFormat>(
-    sums: &mut [f32; ROWS_PER_WARP],
-    chunks: &[Q::Chunk; ROWS_PER_WARP],
-    x_tile: XTile<Q>,
-    chunk_in_tile: usize,
-) {
-    let mut run = 0;
-    while run < Q::RUNS {
-        let mut products = [0.0; ROWS_PER_WARP];
-        let mut quad = 0;
-        while quad < Q::QUADS {
-            let x = x_tile.quad(chunk_in_tile, run, quad);
-            let mut r = 0;
-            while r < ROWS_PER_WARP {
-                let w = Q::quad(&chunks[r], run, quad);
-                products[r] = math::fma(w[0], x[0], products[r]);
-                products[r] = math::fma(w[1], x[1], products[r]);
-                products[r] = math::fma(w[2], x[2], products[r]);
-                products[r] = math::fma(w[3], x[3], products[r]);
-                r += 1;
-            }
-            quad += 1;
-        }
-        let x_sum = if needs_sums::<Q>() { x_tile.sum(chunk_in_tile, run) } else { 0.0 };
-        let mut r = 0;
-        while r < ROWS_PER_WARP {
-            if Q::ZERO != 0.0 {
-                products[r] = math::fma(-Q::ZERO, x_sum, products[r]);
-            }
-            sums[r] = math::fma(Q::scale(&chunks[r], run), products[r], sums[r]);
-            if Q::HAS_OFFSET {
-                sums[r] = math::fma(Q::offset(&chunks[r], run), x_sum, sums[r]);
-            }
-            r += 1;
-        }
-        run += 1;
-    }
-}
-
-/// Whether products need Σ x of their run.
-const fn needs_sums<Q: ChunkFormat>() -> bool {
-    Q::HAS_OFFSET || Q::ZERO != 0.0
-}
-
-/// A part of x in shared memory, turned so that lanes with neighbouring chunks read neighbouring quads: quad q of
-/// run r of chunk c is quad c of line r · QUADS + q.
-struct XTile<Q> {
-    x: Tile<f32>,
-    sums: Tile<f32>,
-    format: PhantomData<Q>,
-}
-
-impl<Q> Clone for XTile<Q> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<Q> Copy for XTile<Q> {}
-
-impl<Q: ChunkFormat> XTile<Q> {
-    /// Chunks that the tile covers.
-    const CHUNKS: usize = X_TILE / Q::CHUNK_ELEMENTS;
-    /// Quads of a line, with padding that puts eight neighbours of x into different banks when the tile is filled:
-    /// they belong to 8 / n chunks, n quads of each, so lines are 8 / n more than a multiple of 8.
-    const LINE: usize = Self::CHUNKS + if Q::RUNS_ADJOIN { 8 / (Q::RUNS * Q::QUADS) } else { 8 / Q::QUADS };
-    /// Elements with padding.
-    const ELEMENTS: usize = Q::RUNS * Q::QUADS * Self::LINE * 4;
-    /// Sums of the chunks' runs of one kind; a warp writes those of two kinds for four neighbouring chunks at once.
-    const SUMS_LINE: usize = Self::CHUNKS + 4;
-    /// All sums: that of run r of chunk c is sum c of line r.
-    const SUMS: usize = Q::RUNS * Self::SUMS_LINE;
-
-    #[inline(always)]
-    fn new() -> Self {
-        let mut shared = Shared::new();
-        let x = shared.tile(Self::ELEMENTS);
-        let sums = shared.tile(if needs_sums::<Q>() { Self::SUMS } else { 0 });
-        Self { x, sums, format: PhantomData }
-    }
-
-    #[inline(always)]
-    fn quad(self, chunk: usize, run: usize, quad: usize) -> [f32; 4] {
-        self.x.load::<4>(((run * Q::QUADS + quad) * Self::LINE + chunk) * 4)
-    }
-
-    #[inline(always)]
-    fn sum(self, chunk: usize, run: usize) -> f32 {
-        self.sums.get(run * Self::SUMS_LINE + chunk)
-    }
-
-    /// Copies up to [`X_TILE`] elements of x from `start` on, a lane a quad. The whole block comes here.
-    #[inline(always)]
-    fn fill(self, x: In<f32>, start: usize, n_cols: usize) {
+    let mut place = 0;
+    let mut first = 0;
+    while first < work.col_tiles {
+        let n_tiles = work.tiles_from(first);
         thread::sync_threads();
-        let n_quads = (if n_cols - start < X_TILE { n_cols - start } else { X_TILE }) / 4;
-        let mut first = (warp::warp_id() * LANES) as usize;
-        while first < n_quads {
-            let i = first + warp::lane_id() as usize;
-            let ((chunk, run), quad) = (Q::locate(i / Q::QUADS), i % Q::QUADS);
-            let mut values = [0.0; 4];
-            if i < n_quads {
-                values = x.load::<4>(start + i * 4);
-                self.x.store::<4>(((run * Q::QUADS + quad) * Self::LINE + chunk) * 4, values);
-            }
-            if needs_sums::<Q>() {
-                const { assert!(!needs_sums::<Q>() || Q::QUADS == 4, "two exchanges add up four quads") };
-                let mut sum = (values[0] + values[1]) + (values[2] + values[3]);
-                sum += warp::shuffle_xor(sum, 1);
-                sum += warp::shuffle_xor(sum, 2);
-                if quad == 0 && i < n_quads {
-                    self.sums.set(run * Self::SUMS_LINE + chunk, sum);
+        Q::fill_x::<V, NT>(x_tile, x, first as usize * Q::TILE_COLS, n_tiles as usize);
+        thread::sync_threads();
+        let mut row_tile = thread::block_idx_x();
+        while row_tile < work.row_tiles {
+            let mut sums = [[0.0; 2]; NT];
+            let mut col_tile = warp::warp_id();
+            while col_tile < n_tiles.next_multiple_of(WARPS as u32) {
+                ring.wait();
+                if col_tile < n_tiles {
+                    Q::add_tile::<V, NT>(&mut sums, ring.tile(), x_tile, col_tile as usize);
                 }
+                ring.advance();
+                col_tile += WARPS as u32;
             }
-            first += THREADS as usize;
+            let first_row = row_tile as usize * TILE_ROWS;
+            if sums_places(V * NT) == 1 {
+                thread::sync_threads();
+            }
+            add_warps::<Q, V, NT>(sums_tile, place * n_sums(V * NT), sums, |vector, row, sum| {
+                if vector < x.n_vectors && first_row + row < n_rows {
+                    let i = vector * n_rows + first_row + row;
+                    y.set(i, if first == 0 { sum } else { y.get(i) + sum });
+                }
+            });
+            place = (place + 1) % sums_places(V * NT);
+            row_tile += thread::grid_dim_x();
         }
-        thread::sync_threads();
+        first += n_tiles;
     }
 }
 
-/// Adds up what the lanes have and writes the rows that exist.
-#[inline(always)]
-fn store_sums(y: Out<f32>, sums: [f32; ROWS_PER_WARP], row: u32, n_rows: u32) {
-    let mut r = 0;
-    while r < ROWS_PER_WARP {
-        let sum = warp::sum_f32(sums[r]);
-        let row = row + r as u32;
-        if warp::lane_id() == 0 && row < n_rows {
-            y.set(row as usize, sum);
-        }
-        r += 1;
+/// The tiles of a matrix and how they are dealt.
+#[derive(Clone, Copy)]
+struct Work {
+    row_tiles: u32,
+    col_tiles: u32,
+    /// Tiles side by side that x is in shared memory for.
+    pass_tiles: u32,
+}
+
+impl Work {
+    /// Tiles of the pass that begins with `first`.
+    #[inline(always)]
+    fn tiles_from(self, first: u32) -> u32 {
+        let left = self.col_tiles - first;
+        if left < self.pass_tiles { left } else { self.pass_tiles }
     }
 }
 
-/// The same for float rows that no 16-byte load divides: a warp a row, a lane an element.
+/// A warp's tiles in shared memory: one in use, the next on their way.
+struct Ring<Q> {
+    format: PhantomData<Q>,
+    bytes: Tile<u8>,
+    /// Where the warp's places begin, and the one that is in use.
+    start: usize,
+    place: usize,
+    depth: usize,
+    w: In<u8>,
+    work: Work,
+    // Where fetching stands: the first tile of the pass, the tile of rows; the byte of the next tile, how many tiles there
+    // are from it on to the end of the pass, and the warps' steps to that.
+    first: u32,
+    row_tile: u32,
+    from: usize,
+    left: i32,
+    steps: u32,
+}
+
+impl<Q: Product> Ring<Q> {
+    /// Begins with the first tiles.
+    #[inline(always)]
+    fn new(bytes: Tile<u8>, w: In<u8>, depth: usize, work: Work) -> Self {
+        let start = warp::warp_id() as usize * depth * place_bytes::<Q>();
+        let row_tile = thread::block_idx_x();
+        let (format, place, first, from, left, steps) = (PhantomData, 0, 0, 0, 0, 0);
+        let mut ring =
+            Self { format, bytes, start, place, depth, w, work, first, row_tile, from, left, steps };
+        ring.begin_row();
+        let mut i = 0;
+        while i < depth {
+            ring.fetch();
+            ring.next_place();
+            i += 1;
+        }
+        ring
+    }
+
+    /// Waits for the tile that comes next into use.
+    #[inline(always)]
+    fn wait(&self) {
+        match self.depth {
+            2 => async_copy::wait::<1>(),
+            3 => async_copy::wait::<2>(),
+            4 => async_copy::wait::<3>(),
+            5 => async_copy::wait::<4>(),
+            6 => async_copy::wait::<5>(),
+            7 => async_copy::wait::<6>(),
+            _ => async_copy::wait::<7>(),
+        }
+        warp::sync();
+    }
+
+    #[inline(always)]
+    fn tile(&self) -> SharedTile {
+        SharedTile { bytes: self.bytes, start: self.start + self.place * place_bytes::<Q>() }
+    }
+
+    /// The tile in use is done with: its place is for the next one to be fetched.
+    #[inline(always)]
+    fn advance(&mut self) {
+        warp::sync();
+        self.fetch();
+        self.next_place();
+    }
+
+    #[inline(always)]
+    fn next_place(&mut self) {
+        self.place = if self.place + 1 == self.depth { 0 } else { self.place + 1 };
+    }
+
+    /// Begins to copy a tile, if there is one, and makes it a group of copies, if need be of none.
+    #[inline(always)]
+    fn fetch(&mut self) {
+        if self.left > 0 {
+            let to = self.start + self.place * place_bytes::<Q>();
+            let lane_byte = warp::lane_id() as usize * 16;
+            let mut turn = 0;
+            // Counted, so that it unrolls; only the last turn is not for all lanes.
+            while turn < Q::TILE_BYTES.div_ceil(512) {
+                let byte = turn * 512 + lane_byte;
+                if (turn + 1) * 512 <= Q::TILE_BYTES || byte < Q::TILE_BYTES {
+                    self.bytes.copy_async::<16>(to + byte, self.w, self.from + byte);
+                }
+                turn += 1;
+            }
+        }
+        async_copy::commit();
+        self.from += WARPS * Q::TILE_BYTES;
+        self.left -= WARPS as i32;
+        self.steps -= 1;
+        if self.steps == 0 {
+            self.row_tile += thread::grid_dim_x();
+            let end = self.first + self.work.tiles_from(self.first);
+            if self.row_tile >= self.work.row_tiles && end < self.work.col_tiles {
+                self.row_tile = thread::block_idx_x();
+                self.first = end;
+            }
+            self.begin_row();
+        }
+    }
+
+    /// Stands at the warp's first tile of the tile of rows; past the last one, at none.
+    #[inline(always)]
+    fn begin_row(&mut self) {
+        let n_tiles = self.work.tiles_from(self.first);
+        let tile =
+            self.row_tile as usize * self.work.col_tiles as usize + (self.first + warp::warp_id()) as usize;
+        self.from = tile * Q::TILE_BYTES;
+        self.left =
+            if self.row_tile < self.work.row_tiles { n_tiles as i32 - warp::warp_id() as i32 } else { 0 };
+        self.steps = n_tiles.div_ceil(WARPS as u32);
+    }
+}
+
+/// Adds up what the warps have and gives each sum to one thread, as (vector, row of the tile, sum).
 #[inline(always)]
-fn gemv_by_element<Q: ChunkFormat>(y: Out<f32>, matrix: Matrix<Q>, x: In<f32>, n_rows: usize, n_cols: usize) {
-    let mut row = thread::block_idx_x() as usize * WARPS + warp::warp_id() as usize;
-    while row < n_rows {
+fn add_warps<Q: Product, const V: usize, const NT: usize>(
+    tile: Tile<f32>,
+    start: usize,
+    mut sums: [[f32; 2]; NT],
+    store: impl Fn(usize, usize, f32),
+) {
+    let (lane, warp) = (warp::lane_id() as usize, warp::warp_id() as usize);
+    let (g, c) = (lane / 4, lane % 4);
+    // Every other pair of vectors has its halves exchanged: so lanes with four vectors and eight rows hit 32 banks.
+    let place = |warp: usize, vector: usize, row: usize| {
+        start + (warp * V * NT + vector) * TILE_ROWS + (row ^ (vector / 2 % 2 * 8))
+    };
+    let mut nt = 0;
+    while nt < NT {
+        let mut half = 0;
+        while half < 2 {
+            if V == 1 && Q::LANES_SHARE {
+                sums[nt][half] += warp::shuffle_xor(sums[nt][half], 1);
+                sums[nt][half] += warp::shuffle_xor(sums[nt][half], 2);
+            }
+            let vector = if V == 1 { 0 } else { nt * V + c };
+            if V > 1 || c == 0 {
+                tile.set(place(warp, vector, 8 * half + g), sums[nt][half]);
+            }
+            half += 1;
+        }
+        nt += 1;
+    }
+    thread::sync_threads();
+    let (vector, row) =
+        (thread::thread_idx_x() as usize / TILE_ROWS, thread::thread_idx_x() as usize % TILE_ROWS);
+    if vector < V * NT {
         let mut sum = 0.0;
-        let mut i = warp::lane_id() as usize;
-        while i < n_cols {
-            sum = math::fma(Q::element(matrix, row * n_cols + i), x.get(i), sum);
-            i += LANES as usize;
+        let mut warp = 0;
+        while warp < WARPS {
+            sum += tile.get(place(warp, vector, row));
+            warp += 1;
         }
-        let sum = warp::sum_f32(sum);
-        if warp::lane_id() == 0 {
-            y.set(row, sum);
-        }
-        row += thread::grid_dim_x() as usize * WARPS;
+        store(vector, row, sum);
     }
+}
+
+/// The longest chain of roundings between a product and the result, for an error bound, of a kernel for up to `max_vectors`
+/// vectors. It applies to |scale · q · x| and |offset · x|, not to |w · x|; and to an x that is off by [`Product::X_ERROR`].
+pub const fn gemv_chain<Q: Product>(max_vectors: usize, n_cols: usize) -> usize {
+    let tiles = n_cols.div_ceil(Q::TILE_COLS);
+    let pass_tiles = x_cols::<Q>(max_vectors) / Q::TILE_COLS;
+    let (passes, last) = (tiles / pass_tiles, tiles % pass_tiles);
+    let tiles_of_warp = passes * pass_tiles.div_ceil(WARPS) + last.div_ceil(WARPS);
+    // The four lanes of a row, the warps, the passes.
+    Q::PRODUCT_CHAIN + tiles_of_warp * Q::TILE_CHAIN + 2 + WARPS + passes + 1
 }
 
 /// Blocks of a launch: one for every 16 rows, but no more than `max_blocks`, from where on blocks take several
-/// groups of rows. Two to four for each multiprocessor are right.
+/// tiles of rows. One or two for each multiprocessor are right.
 pub const fn gemv_blocks(n_rows: usize, max_blocks: usize) -> usize {
-    let groups = n_rows.div_ceil(ROWS_PER_BLOCK);
-    if groups < max_blocks { groups } else { max_blocks }
+    let tiles = n_rows.div_ceil(TILE_ROWS);
+    if tiles < max_blocks { tiles } else { max_blocks }
 }
 
-/// The longest chain of roundings between a product and the result, for an error bound: the running sum of a
-/// run (or of Σ x), the subtraction of zero, the multiplication by the scale, one or two additions for each run of each
-/// step, the butterfly over the warp.
-/// It applies to |scale| · (f + ZERO) · |x| and |offset| · |x|, not to |w · x|.
-pub const fn gemv_chain<Q: ChunkFormat>(n_cols: usize) -> usize {
-    if Q::ELEMENTS == 1 && !n_cols.is_multiple_of(Q::ROW_MULTIPLE) {
-        return n_cols.div_ceil(LANES as usize) + 5;
-    }
-    let steps = n_cols.div_ceil(Q::CHUNK_ELEMENTS * LANES as usize);
-    let additions_per_run = if Q::HAS_OFFSET { 2 } else { 1 };
-    Q::RUN_ELEMENTS + 2 + steps * Q::RUNS * additions_per_run + 5
+/// Bytes that a launch must move: the weights, and each vector and result once.
+pub const fn gemv_bytes<Q: QuantBlock>(n_vectors: usize, n_rows: usize, n_cols: usize) -> usize {
+    n_rows * n_cols / Q::ELEMENTS * Q::BYTES + 4 * n_vectors * (n_rows + n_cols)
 }
 
-/// Bytes that a launch must move: the weights, x and y once.
-pub const fn gemv_bytes<Q: GpuLayout>(n_rows: usize, n_cols: usize) -> usize {
-    n_rows * n_cols / Q::ELEMENTS * Q::BYTES + 4 * (n_rows + n_cols)
-}
-
-/// Floating-point operations of a launch: a product and a sum for each weight.
-pub const fn gemv_flops(n_rows: usize, n_cols: usize) -> usize {
-    2 * n_rows * n_cols
+/// Floating-point operations of a launch: a product and a sum for each weight and vector.
+pub const fn gemv_flops(n_vectors: usize, n_rows: usize, n_cols: usize) -> usize {
+    2 * n_vectors * n_rows * n_cols
 }

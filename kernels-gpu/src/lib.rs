@@ -20,7 +20,7 @@
 //! | [`gemm`] | linear layers over many tokens |
 //! | [`gemm_wgmma`] | the same on Hopper, 16-bit operands |
 //! | [`gemm_mma`] | the same on the tensor cores |
-//! | [`gemv`] | linear layers over one token |
+//! | [`gemv`] | linear layers over one token or a few |
 //! | [`kv_cache`] | writes new keys and values into the cache |
 //! | [`layernorm`] | brings rows to mean 0 and variance 1 |
 //! | [`position`] | adds learned positions |

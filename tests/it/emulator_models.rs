@@ -125,12 +125,16 @@ pub const LENGTHS: [usize; 9] = [1, 2, 31, 32, 33, 127, 128, 129, 1000];
 /// How far logits of the same tokens may be apart when keys and values are rounded alike and only the order of f32 sums
 /// differs: what the fixtures' table allows an engine that computes in f32.
 const ORDER_BOUND: f64 = 1e-3;
+/// The same where keys and values may be rounded to neighbouring numbers: products of a few vectors with quantised weights
+/// round x to 16 bits, others do not. What the fixtures' table allows for keys and values in f16.
+const CACHE_BOUND: f64 = 0.03;
 
 /// A prompt of n tokens and a step give the logits of a prompt of n + 1 tokens.
 pub fn check_steps_after_prompts(factory: Factory<'_>, file: &str, lengths: &[usize]) {
     let n_ctx = lengths.iter().max().map(|n| n + 1);
     let options = EngineOptions { n_ctx, allow_longer_context: true, ..EngineOptions::default() };
     let mut runner = factory(&golden::fixtures().join(file), options).unwrap();
+    let bound = if file.ends_with("F32.gguf") { ORDER_BOUND } else { CACHE_BOUND };
     let tokens = Rng::new(5).tokens(n_ctx.unwrap(), runner.n_vocab());
     for &n in lengths {
         runner.reset();
@@ -141,10 +145,7 @@ pub fn check_steps_after_prompts(factory: Factory<'_>, file: &str, lengths: &[us
         let max = stepped.iter().zip(at_once).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
         println!("{file}, {n} tokens and one: max {max:.2e}");
         let finite = at_once.iter().all(|logit| logit.is_finite());
-        assert!(
-            finite && max <= ORDER_BOUND,
-            "{file}, {n} tokens and one: {max:.2e} apart, finite: {finite}"
-        );
+        assert!(finite && max <= bound, "{file}, {n} tokens and one: {max:.2e} apart, finite: {finite}");
     }
 }
 

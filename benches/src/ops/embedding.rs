@@ -61,11 +61,10 @@ struct Embedding<B: RandomBlock + GpuLayout> {
 impl<B: RandomBlock + GpuLayout> Embedding<B> {
     fn new(lab: &Lab, n_tokens: usize, launch: Launch) -> Result<Self> {
         let device = &lab.device;
-        let n_blocks = N_VOCAB * DIM / B::ELEMENTS;
         let n_sets = lab.n_sets(4 * n_tokens * DIM);
-        let weights = Weights::<B>::new(device)?;
-        let mut w = device.alloc::<u8>(B::matrix_bytes(n_blocks), Purpose::Weights)?;
-        weights.fill(device, &mut w, n_blocks)?;
+        let weights = Weights::<B>::new(device, DIM)?;
+        let mut w = device.alloc::<u8>(B::matrix_bytes(N_VOCAB, DIM), Purpose::Weights)?;
+        weights.fill(device, &mut w)?;
         let tokens = Rng::new(3).tokens(n_sets * n_tokens, N_VOCAB);
         let (y, tokens) = (lab.zeros(n_sets, n_tokens * DIM)?, lab.upload(&tokens)?);
         Ok(Embedding { launch, n_tokens, n_sets, y, weights, w, tokens })
@@ -93,7 +92,7 @@ impl<B: RandomBlock + GpuLayout> Subject for Embedding<B> {
 
     fn check(&mut self, device: &Cuda) -> Result<Check> {
         let tokens = device.download(self.tokens.slice(0..CHECKED_ROWS))?;
-        let expected: Vec<f64> = tokens.iter().flat_map(|&t| self.weights.row(t as usize, DIM)).collect();
+        let expected: Vec<f64> = tokens.iter().flat_map(|&t| self.weights.row(t as usize)).collect();
         let found = device.download(self.y.get(0).slice(0..CHECKED_ROWS * DIM))?;
         Ok(Check::of(&found, &expected, allowed::F32))
     }

@@ -1,8 +1,8 @@
-//! `gemv`: every format at the shapes of an 8B model and a large head.
+//! `gemv`: every format at the shapes of an 8B model and a large head; some with several vectors.
 
 use kernels_gpu::gemv::*;
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Purpose};
-use kernels_gpu::quant::layout::{GpuLayout, PLANE_ALIGN};
+use kernels_gpu::quant::layout::{GpuLayout, MATRIX_ALIGN};
 use kernels_gpu::quant::{
     BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
 };
@@ -19,62 +19,137 @@ use crate::vendor::{Operand, Product};
 
 /// Rows and columns: output, gate and up, down, one of gate and up, a head.
 const SHAPES: [[usize; 2]; 5] = [[4096, 4096], [28672, 4096], [4096, 14336], [14336, 4096], [128_256, 4096]];
-/// Blocks for each multiprocessor, as the back end launches them.
-const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
+/// Blocks for each multiprocessor, as the back end launches them; and other numbers, for comparison.
+const BLOCKS_PER_MULTIPROCESSOR: usize = 1;
+const OTHER_BLOCKS: [usize; 1] = [2];
 /// Rows that are compared with the reference.
 const CHECKED_ROWS: usize = 256;
 
-/// y, w, x, the grid, n_rows, n_cols.
+/// y, w, x, the grid, n_vectors, n_rows, n_cols.
 type Launch = fn(
     &Cuda,
     &mut DeviceSlice<f32>,
     &DeviceSlice<u8>,
     &DeviceSlice<f32>,
     Grid,
-    [u32; 2],
+    [u32; 3],
 ) -> Result<(), Error>;
 
-macro_rules! launch {
+macro_rules! one {
     ($kernel:ident) => {
-        |device, y, w, x, grid, [n_rows, n_cols]| device.launch($kernel { y, w, x, n_rows, n_cols }, grid)
+        |device, y, w, x, grid, [_, n_rows, n_cols]| device.launch($kernel { y, w, x, n_rows, n_cols }, grid)
+    };
+}
+
+macro_rules! several {
+    ($kernel:ident) => {
+        |device, y, w, x, grid, [n_vectors, n_rows, n_cols]| {
+            device.launch($kernel { y, w, x, n_vectors, n_rows, n_cols }, grid)
+        }
     };
 }
 
 pub fn cases() -> Vec<Case> {
-    let of_shape = |shape| {
-        [
-            case::<F32>(shape, launch!(gemv_f32), None),
-            case::<F16>(shape, launch!(gemv_f16), Some(peer::<f16>)),
-            case::<BF16>(shape, launch!(gemv_bf16), Some(peer::<bf16>)),
-            case::<Q4_0>(shape, launch!(gemv_q4_0), None),
-            case::<Q4_1>(shape, launch!(gemv_q4_1), None),
-            case::<Q5_0>(shape, launch!(gemv_q5_0), None),
-            case::<Q5_1>(shape, launch!(gemv_q5_1), None),
-            case::<Q8_0>(shape, launch!(gemv_q8_0), None),
-            case::<Q2_K>(shape, launch!(gemv_q2_k), None),
-            case::<Q3_K>(shape, launch!(gemv_q3_k), None),
-            case::<Q4_K>(shape, launch!(gemv_q4_k), None),
-            case::<Q5_K>(shape, launch!(gemv_q5_k), None),
-            case::<Q6_K>(shape, launch!(gemv_q6_k), None),
-            case::<IQ4_NL>(shape, launch!(gemv_iq4_nl), None),
-            case::<IQ4_XS>(shape, launch!(gemv_iq4_xs), None),
-            case::<MXFP4>(shape, launch!(gemv_mxfp4), None),
-        ]
-    };
     SHAPES.into_iter().flat_map(of_shape).collect()
 }
 
-fn case<B: RandomBlock + GpuLayout>(shape: [usize; 2], launch: Launch, peer: Option<MakePeer>) -> Case {
-    let [n_rows, n_cols] = shape;
-    let work = Work::reading(gemv_bytes::<B>(n_rows, n_cols), gemv_flops(n_rows, n_cols));
-    let name = format!("{} {n_rows}x{n_cols}", B::NAME);
-    Case::new("gemv", name, work, move |lab| Gemv::<B>::new(lab, shape, launch, peer))
+fn of_shape([n_rows, n_cols]: [usize; 2]) -> Vec<Case> {
+    let one = [1, n_rows, n_cols];
+    let mut cases = vec![
+        case::<F32>(one, one!(gemv_f32), None, allowed::F32),
+        case::<F16>(one, one!(gemv_f16), Some(peer::<f16>), allowed::tensor_cores(n_cols)),
+        case::<BF16>(one, one!(gemv_bf16), Some(peer::<bf16>), allowed::tensor_cores(n_cols)),
+        case::<Q4_0>(one, one!(gemv_q4_0), None, allowed::FIXED_POINT),
+        case::<Q4_1>(one, one!(gemv_q4_1), None, allowed::FIXED_POINT),
+        case::<Q5_0>(one, one!(gemv_q5_0), None, allowed::FIXED_POINT),
+        case::<Q5_1>(one, one!(gemv_q5_1), None, allowed::FIXED_POINT),
+        case::<Q8_0>(one, one!(gemv_q8_0), None, allowed::FIXED_POINT),
+        case::<Q4_K>(one, one!(gemv_q4_k), None, allowed::FIXED_POINT),
+        case::<Q5_K>(one, one!(gemv_q5_k), None, allowed::FIXED_POINT),
+        case::<Q6_K>(one, one!(gemv_q6_k), None, allowed::FIXED_POINT),
+        case::<Q2_K>(one, one!(gemv_q2_k), None, allowed::FIXED_POINT),
+        case::<Q3_K>(one, one!(gemv_q3_k), None, allowed::FIXED_POINT),
+        case::<IQ4_NL>(one, one!(gemv_iq4_nl), None, allowed::FIXED_POINT),
+        case::<IQ4_XS>(one, one!(gemv_iq4_xs), None, allowed::FIXED_POINT),
+        case::<MXFP4>(one, one!(gemv_mxfp4), None, allowed::FIXED_POINT),
+    ];
+    for n_vectors in [2, 4, 8, 16] {
+        let shape = [n_vectors, n_rows, n_cols];
+        let (f16, q4_k, q8_0): (Launch, Launch, Launch) = match n_vectors {
+            ..=4 => (several!(gemv_f16_n4), several!(gemv_q4_k_n4), several!(gemv_q8_0_n4)),
+            5..=8 => (several!(gemv_f16_n8), several!(gemv_q4_k_n8), several!(gemv_q8_0_n8)),
+            _ => (several!(gemv_f16_n16), several!(gemv_q4_k_n16), several!(gemv_q8_0_n16)),
+        };
+        cases.push(case::<F16>(shape, f16, None, allowed::tensor_cores(n_cols)));
+        cases.push(case::<Q4_K>(shape, q4_k, None, allowed::FIXED_POINT));
+        cases.push(case::<Q8_0>(shape, q8_0, None, allowed::FIXED_POINT));
+    }
+    for blocks in OTHER_BLOCKS {
+        let (fixed, sixteen) = (allowed::FIXED_POINT, [16, n_rows, n_cols]);
+        cases.extend(
+            [
+                with_blocks::<F16>(one, one!(gemv_f16), blocks, allowed::tensor_cores(n_cols)),
+                with_blocks::<Q4_0>(one, one!(gemv_q4_0), blocks, fixed),
+                with_blocks::<Q8_0>(one, one!(gemv_q8_0), blocks, fixed),
+                with_blocks::<Q4_K>(one, one!(gemv_q4_k), blocks, fixed),
+                with_blocks::<Q6_K>(one, one!(gemv_q6_k), blocks, fixed),
+                with_blocks::<Q4_K>(sixteen, several!(gemv_q4_k_n16), blocks, fixed),
+            ]
+            .map(Case::variant),
+        );
+    }
+    cases
+}
+
+/// n_vectors, n_rows, n_cols.
+type Shape = [usize; 3];
+
+fn case<B: RandomBlock + GpuLayout>(
+    shape: Shape,
+    launch: Launch,
+    peer: Option<MakePeer>,
+    allowed: f64,
+) -> Case {
+    let how = How { shape, launch, blocks: BLOCKS_PER_MULTIPROCESSOR, peer, allowed };
+    Case::new("gemv", name::<B>(shape), work::<B>(shape), move |lab| Gemv::<B>::new(lab, how))
+}
+
+fn with_blocks<B: RandomBlock + GpuLayout>(
+    shape: Shape,
+    launch: Launch,
+    blocks: usize,
+    allowed: f64,
+) -> Case {
+    let name = format!("{}, {blocks} blocks", name::<B>(shape));
+    let how = How { shape, launch, blocks, peer: None, allowed };
+    Case::new("gemv", name, work::<B>(shape), move |lab| Gemv::<B>::new(lab, how))
+}
+
+fn name<B: RandomBlock>([n_vectors, n_rows, n_cols]: Shape) -> String {
+    let vectors = if n_vectors == 1 { String::new() } else { format!(" x{n_vectors}") };
+    format!("{} {n_rows}x{n_cols}{vectors}", B::NAME)
+}
+
+fn work<B: RandomBlock>([n_vectors, n_rows, n_cols]: Shape) -> Work {
+    Work::reading(gemv_bytes::<B>(n_vectors, n_rows, n_cols), gemv_flops(n_vectors, n_rows, n_cols))
+}
+
+/// What is launched.
+#[derive(Clone, Copy)]
+struct How {
+    shape: Shape,
+    launch: Launch,
+    /// For each multiprocessor.
+    blocks: usize,
+    peer: Option<MakePeer>,
+    allowed: f64,
 }
 
 struct Gemv<B: RandomBlock + GpuLayout> {
-    shape: [usize; 2],
+    shape: Shape,
     launch: Launch,
     grid: Grid,
+    allowed: f64,
     n_sets: usize,
     y: Sets<f32>,
     weights: Weights<B>,
@@ -86,36 +161,37 @@ struct Gemv<B: RandomBlock + GpuLayout> {
 }
 
 impl<B: RandomBlock + GpuLayout> Gemv<B> {
-    fn new(lab: &Lab, shape: [usize; 2], launch: Launch, peer: Option<MakePeer>) -> Result<Self> {
-        let [n_rows, n_cols] = shape;
+    fn new(lab: &Lab, How { shape, launch, blocks, peer, allowed }: How) -> Result<Self> {
+        let [n_vectors, n_rows, n_cols] = shape;
         let device = &lab.device;
-        let n_blocks = n_rows * n_cols / B::ELEMENTS;
-        let matrix_bytes = B::matrix_bytes(n_blocks).next_multiple_of(PLANE_ALIGN);
+        let matrix_bytes = B::matrix_bytes(n_rows, n_cols).next_multiple_of(MATRIX_ALIGN);
         let n_sets = lab.n_sets(matrix_bytes);
-        let weights = Weights::<B>::new(device)?;
+        let weights = Weights::<B>::new(device, n_cols)?;
         let mut w = device.alloc::<u8>(n_sets * matrix_bytes, Purpose::Weights)?;
         for set in 0..n_sets {
-            weights.fill(device, w.slice_mut(set * matrix_bytes..(set + 1) * matrix_bytes), n_blocks)?;
+            let start = set * matrix_bytes;
+            weights.fill(device, w.slice_mut(start..start + B::matrix_bytes(n_rows, n_cols)))?;
         }
-        let grid = Grid::x(gemv_blocks(n_rows, BLOCKS_PER_MULTIPROCESSOR * lab.n_multiprocessors()) as u32);
+        let grid = Grid::x(gemv_blocks(n_rows, blocks * lab.n_multiprocessors()) as u32);
         Ok(Gemv {
             shape,
             launch,
             grid,
+            allowed,
             n_sets,
-            y: lab.zeros(n_sets, n_rows)?,
+            y: lab.zeros(n_sets, n_vectors * n_rows)?,
             weights,
             w,
             matrix_bytes,
-            x: lab.normal(n_sets, n_cols)?,
-            peer: peer.map(|make| make(lab, n_sets, shape)).transpose()?,
+            x: lab.normal(n_sets, n_vectors * n_cols)?,
+            peer: peer.map(|make| make(lab, n_sets, [n_rows, n_cols])).transpose()?,
         })
     }
 
     fn matrix(&self, set: usize) -> &DeviceSlice<u8> {
-        let [n_rows, n_cols] = self.shape;
+        let [_, n_rows, n_cols] = self.shape;
         let start = set * self.matrix_bytes;
-        self.w.slice(start..start + B::matrix_bytes(n_rows * n_cols / B::ELEMENTS))
+        self.w.slice(start..start + B::matrix_bytes(n_rows, n_cols))
     }
 }
 
@@ -146,22 +222,27 @@ impl<B: RandomBlock + GpuLayout> Subject for Gemv<B> {
     }
 
     fn check(&mut self, device: &Cuda) -> Result<Check> {
-        let [n_rows, n_cols] = self.shape;
+        let [n_vectors, n_rows, n_cols] = self.shape;
         let (x, y) = (read(device, self.x.get(0))?, device.download(self.y.get(0))?);
         let rows = sample(CHECKED_ROWS, n_rows);
-        let ws: Vec<f64> = rows.iter().flat_map(|&row| self.weights.row(row, n_cols)).collect();
-        let mut expected = vec![0.0; rows.len()];
+        let ws: Vec<f64> = rows.iter().flat_map(|&row| self.weights.row(row)).collect();
+        let mut expected = vec![0.0; n_vectors * rows.len()];
         reference::linear(&mut expected, &ws, &x, n_cols);
-        let found: Vec<f32> = rows.iter().map(|&row| y[row]).collect();
-        Ok(Check::of(&found, &expected, allowed::F32))
+        let found: Vec<f32> = (0..n_vectors)
+            .flat_map(|vector| rows.iter().map(move |&row| (vector, row)))
+            .map(|(vector, row)| y[vector * n_rows + row])
+            .collect();
+        Ok(Check::of(&found, &expected, self.allowed))
     }
 
     fn peer(&mut self) -> Option<Peer> {
         let mut buffers = self.peer.take()?;
-        let sets =
-            (0..self.n_sets).map(|set| vec![buffers.product(set, self.matrix(set), self.shape)]).collect();
+        let [_, n_rows, n_cols] = self.shape;
+        let sets = (0..self.n_sets)
+            .map(|set| vec![buffers.product(set, self.matrix(set), [n_rows, n_cols])])
+            .collect();
         self.peer = Some(buffers);
-        let note = Some("cuBLAS: the same weights, x and y of 16 bits");
+        let note = Some("cuBLAS: as many weights, x and y of 16 bits");
         Some(Peer { sets, note, same_results: false })
     }
 }

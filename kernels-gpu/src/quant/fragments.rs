@@ -18,14 +18,14 @@
 //! For products of 16-bit floats an `mma` takes k = 2 c, 2 c + 1, 2 c + 8, 2 c + 9 from lane c. They stand for columns 4 c to
 //! 4 c + 3: whoever brings the other matrix permutes its columns alike.
 
-use core::marker::PhantomData;
-
 use super::QuantBlock;
 use crate::simt::prelude::*;
 
 mod float;
 mod k;
 mod legacy;
+mod low;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -33,8 +33,6 @@ mod tests;
 pub const TILE_ROWS: usize = 16;
 /// Bytes of the quants of a group of columns: 16 for each lane and half.
 pub const GROUP_BYTES: usize = 1024;
-/// Matrices begin at multiples of this many bytes.
-pub const MATRIX_ALIGN: usize = 256;
 
 /// Where the bytes of a tile come from: little-endian words, counted from the tile's first.
 pub trait TileBytes: Copy {
@@ -74,25 +72,25 @@ impl TileBytes for GlobalTile {
 #[derive(Clone, Copy)]
 pub struct SharedTile {
     /// Where it lies.
-    pub words: Tile<u32>,
-    /// Its first word, a multiple of four.
+    pub bytes: Tile<u8>,
+    /// Its first byte, a multiple of 16.
     pub start: usize,
 }
 
 impl TileBytes for SharedTile {
     #[inline(always)]
     fn word(self, i: usize) -> u32 {
-        self.words.get(self.start + i)
+        self.bytes.u32_at(self.start + 4 * i)
     }
 
     #[inline(always)]
     fn words2(self, i: usize) -> [u32; 2] {
-        self.words.load::<2>(self.start + i)
+        self.bytes.u32x2_at(self.start + 4 * i)
     }
 
     #[inline(always)]
     fn words4(self, i: usize) -> [u32; 4] {
-        self.words.load::<4>(self.start + i)
+        self.bytes.u32x4_at(self.start + 4 * i)
     }
 }
 
@@ -134,7 +132,7 @@ pub trait Fragments: QuantBlock {
     fn values<T: TileBytes>(tile: T, row: usize, col: usize) -> [f32; 4];
 
     /// Piece `i` of a row's [`Self::ROW_WORDS`]: the byte of the tile where it lies, and its value. `file` gives four bytes
-    /// from an even byte of the row's stretch on, zeros where there is nothing.
+    /// of the row's stretch, zeros where there is nothing.
     fn pack_word(row: usize, i: usize, file: impl Fn(usize) -> u32) -> (usize, u32);
 
     /// The same of its [`Self::ROW_HALVES`].
@@ -209,47 +207,21 @@ pub trait QuantFragments: Fragments {
     fn offset(scales: &Self::Scales, t: usize, half: usize) -> f32;
 }
 
-/// A matrix in this layout.
-pub struct FragmentMatrix<Q> {
-    bytes: In<u8>,
-    tiles_per_row: usize,
-    format: PhantomData<Q>,
+/// Byte of a matrix of `n_cols` columns at which a tile begins.
+#[inline(always)]
+pub fn tile_start<Q: Fragments>(n_cols: usize, row_tile: usize, col_tile: usize) -> usize {
+    (row_tile * Q::tiles_per_row(n_cols) + col_tile) * Q::TILE_BYTES
 }
 
-impl<Q> Clone for FragmentMatrix<Q> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<Q> Copy for FragmentMatrix<Q> {}
-
-impl<Q: Fragments> FragmentMatrix<Q> {
-    /// The matrix of `n_cols` columns that begins at the view's first byte.
-    #[inline(always)]
-    pub fn new(bytes: In<u8>, n_cols: usize) -> Self {
-        Self { bytes, tiles_per_row: Q::tiles_per_row(n_cols), format: PhantomData }
-    }
-
-    /// Byte of the view at which a tile begins.
-    #[inline(always)]
-    pub fn tile_start(self, row_tile: usize, col_tile: usize) -> usize {
-        (row_tile * self.tiles_per_row + col_tile) * Q::TILE_BYTES
-    }
-
-    /// A tile where it lies.
-    #[inline(always)]
-    pub fn tile(self, row_tile: usize, col_tile: usize) -> GlobalTile {
-        GlobalTile { bytes: self.bytes, start: self.tile_start(row_tile, col_tile) }
-    }
-
-    /// The values of columns `col` to `col + 3` of a row; `col` is a multiple of four.
-    #[inline(always)]
-    pub fn values(self, row: usize, col: usize) -> [f32; 4] {
-        let tile = self.tile(row / TILE_ROWS, col / Q::TILE_COLS);
-        Q::values(tile, row % TILE_ROWS, col % Q::TILE_COLS)
-    }
+/// A tile of the matrix that begins at the view's first byte.
+#[inline(always)]
+pub fn global_tile<Q: Fragments>(
+    matrix: In<u8>,
+    n_cols: usize,
+    row_tile: usize,
+    col_tile: usize,
+) -> GlobalTile {
+    GlobalTile { bytes: matrix, start: tile_start::<Q>(n_cols, row_tile, col_tile) }
 }
 
 /// Row g and half of a row of a tile.
@@ -290,6 +262,12 @@ fn pick(words: [u32; 4], i: usize) -> u32 {
         2 => words[2],
         _ => words[3],
     }
+}
+
+/// The same of two.
+#[inline(always)]
+fn pick2([a, b]: [u32; 2], i: usize) -> u32 {
+    if i == 0 { a } else { b }
 }
 
 /// The lower (`half` 0) or upper (`half` 1) nibbles of a word as bits `to` to `to + 3` of its bytes, `to` up to 4.

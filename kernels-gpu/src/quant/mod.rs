@@ -6,10 +6,9 @@
 //! block's scale and a sub-block's scale fits an f32, and every element is rounded once. No order of evaluation
 //! and no fused multiply-add can change a bit, so the CPU, the emulator and the GPU agree.
 //!
-//! [`layout`] says how the same blocks lie in GPU memory, [`chunk`] how kernels read them there; [`fragments`] is a layout
-//! for the tensor cores.
+//! [`layout`] says how the same blocks lie in GPU memory, [`fragments`] what is behind it: the order that the tensor cores
+//! want.
 
-pub mod chunk;
 mod float;
 pub mod fragments;
 mod k;

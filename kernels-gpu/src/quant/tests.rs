@@ -1,6 +1,5 @@
-//! Every case of the golden blocks, bit for bit, and the properties of the GPU layout.
+//! Every case of the golden blocks, bit for bit.
 
-use super::layout::{GpuLayout, PLANE_ALIGN};
 use super::*;
 use std::io::Read;
 
@@ -68,10 +67,6 @@ macro_rules! for_each_quantised_format {
             use super::*;
             $(#[test] fn $test() { check_golden::<$format>(); })+
         }
-        mod planes {
-            use super::*;
-            $(#[test] fn $test() { check_planes::<$format>(); })+
-        }
     };
 }
 
@@ -106,29 +101,6 @@ fn f32_blocks_are_little_endian() {
     let mut value = [0.0];
     F32([0, 0, 0x80, 0xbf]).decode(&mut value);
     assert_eq!(value, [-1.0]);
-}
-
-/// Planes begin at multiples of 256, do not overlap, and `pack` puts byte b of block n where the offsets say.
-fn check_planes<B: GpuLayout>() {
-    for n_blocks in [1, 7, 128, 1000] {
-        let file: Vec<u8> = (0..n_blocks * B::BYTES).map(|i| (i * 151 + i / 251) as u8).collect();
-        let mut gpu = vec![0; B::matrix_bytes(n_blocks)];
-        B::pack(&mut gpu, &file);
-        let mut end_of_previous = 0;
-        for (plane, field) in B::PLANES.iter().enumerate() {
-            let start = B::plane_offset(plane, n_blocks);
-            assert!(start % PLANE_ALIGN == 0, "{} plane {plane} begins at {start}", B::NAME);
-            assert!(start >= end_of_previous, "{} plane {plane} overlaps the one before", B::NAME);
-            end_of_previous = start + n_blocks * field.bytes;
-            for block in 0..n_blocks {
-                let there = &gpu[start + block * field.bytes..][..field.bytes];
-                let here = &file[block * B::BYTES + field.offset..][..field.bytes];
-                assert_eq!(there, here, "{} plane {plane} block {block} of {n_blocks}", B::NAME);
-            }
-        }
-        assert_eq!(end_of_previous, gpu.len(), "{}", B::NAME);
-        assert_eq!(B::AS_IN_FILE, gpu == file, "{}", B::NAME);
-    }
 }
 
 #[test]

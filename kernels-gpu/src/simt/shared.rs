@@ -96,6 +96,30 @@ impl<T: Element> Tile<T> {
     }
 }
 
+/// Little-endian numbers in the bytes of a tile.
+impl Tile<u8> {
+    /// That in 4 bytes from byte `i` on, a multiple of 4.
+    #[inline(always)]
+    #[track_caller]
+    pub fn u32_at(self, i: usize) -> u32 {
+        u32::from_le_bytes(self.0.load::<4>(i))
+    }
+
+    /// Two, in 8 bytes from byte `i` on, a multiple of 8.
+    #[inline(always)]
+    #[track_caller]
+    pub fn u32x2_at(self, i: usize) -> [u32; 2] {
+        target::words(self.0.load::<8>(i))
+    }
+
+    /// Four, in 16 bytes from byte `i` on, a multiple of 16.
+    #[inline(always)]
+    #[track_caller]
+    pub fn u32x4_at(self, i: usize) -> [u32; 4] {
+        target::words(self.0.load::<16>(i))
+    }
+}
+
 macro_rules! matrix_moves {
     ($($n:literal, $rows:literal: $load:ident, $load_trans:ident, $store:ident, $store_trans:ident;)*) => {$(
         #[doc = concat!("Loads ", $n, " matrices of 8 × 8 elements of 16 bits each, a word of the whole warp.")]

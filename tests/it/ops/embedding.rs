@@ -27,7 +27,7 @@ fn check<Q: RandomBlock + GpuLayout, D: Device>(
     n_vocab: usize,
 ) {
     let (blocks, values) = weights::<Q>(&mut Rng::new(5), n_vocab * dim / Q::ELEMENTS);
-    let w = device.upload(&packed(&blocks), Purpose::Weights).unwrap();
+    let w = device.upload(&packed(&blocks, dim), Purpose::Weights).unwrap();
     let device_tokens = device.upload(tokens, Purpose::Other).unwrap();
     let mut y = device.alloc(tokens.len() * dim, Purpose::Activations).unwrap();
     let args = Args { y: &mut y, w: &w, tokens: &device_tokens, dim: dim as u32, n_vocab: n_vocab as u32 };

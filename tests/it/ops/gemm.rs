@@ -2,7 +2,7 @@
 
 use kernels_gpu::gemm::*;
 use kernels_gpu::launch::{Device, DeviceSlice, Grid, Purpose};
-use kernels_gpu::quant::chunk::ChunkFormat;
+use kernels_gpu::quant::layout::GpuLayout;
 use kernels_gpu::quant::{
     BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
 };
@@ -21,7 +21,7 @@ struct Args<'a> {
     n_cols: u32,
 }
 
-fn check<Q: RandomBlock + ChunkFormat, D: Device>(
+fn check<Q: RandomBlock + GpuLayout, D: Device>(
     device: &D,
     launch: fn(&D, Args<'_>, Grid),
     n_tokens: usize,
@@ -31,7 +31,7 @@ fn check<Q: RandomBlock + ChunkFormat, D: Device>(
     let mut rng = Rng::new(7);
     let (blocks, w) = weights::<Q>(&mut rng, n_rows * n_cols / Q::ELEMENTS);
     let x = rng.normal(n_tokens * n_cols, 1.0);
-    let device_w = device.upload(&packed(&blocks), Purpose::Weights).unwrap();
+    let device_w = device.upload(&packed(&blocks, n_cols), Purpose::Weights).unwrap();
     let device_x = device.upload(&x, Purpose::Activations).unwrap();
     let mut y = device.alloc(n_tokens * n_rows, Purpose::Activations).unwrap();
     let args = Args {
@@ -80,11 +80,11 @@ formats! {
     q5_0: Q5_0, gemm_q5_0;
     q5_1: Q5_1, gemm_q5_1;
     q8_0: Q8_0, gemm_q8_0;
-    q2_k: Q2_K, gemm_q2_k;
-    q3_k: Q3_K, gemm_q3_k;
     q4_k: Q4_K, gemm_q4_k;
     q5_k: Q5_K, gemm_q5_k;
     q6_k: Q6_K, gemm_q6_k;
+    q2_k: Q2_K, gemm_q2_k;
+    q3_k: Q3_K, gemm_q3_k;
     iq4_nl: IQ4_NL, gemm_iq4_nl;
     iq4_xs: IQ4_XS, gemm_iq4_xs;
     mxfp4: MXFP4, gemm_mxfp4;
@@ -98,7 +98,7 @@ fn whole_tiles() {
 /// Filling and reading both tiles takes no wavefront more than needed, whatever the format.
 #[test]
 fn no_bank_conflicts() {
-    fn check_conflicts<Q: RandomBlock + ChunkFormat>(launch: fn(&Emulator, Args<'_>, Grid)) {
+    fn check_conflicts<Q: RandomBlock + GpuLayout>(launch: fn(&Emulator, Args<'_>, Grid)) {
         let device = Emulator::checked().counting();
         check::<Q, _>(&device, launch, 64, 64, 256);
         let report = device.report().expect("a counting emulator reports");

@@ -113,7 +113,7 @@ impl Accelerator for Emulator {
     }
 
     fn upload_matrix(&self, chunk_bytes: &mut usize, mut upload: Upload) -> Result<(), Error> {
-        let format = upload.format;
+        let (format, shape) = (upload.format, upload.shape);
         let mut host = vec![0; *chunk_bytes];
         for chunk in upload.chunks(*chunk_bytes) {
             let host = &mut host[..chunk.n_bytes];
@@ -124,7 +124,7 @@ impl Accelerator for Emulator {
                 self.copy_in(place, host).map_err(device_error)?;
             } else {
                 let staged = self.upload(host, kernels_gpu::launch::Purpose::Other).map_err(device_error)?;
-                format.repack(self, matrix, &staged, chunk.blocks).map_err(device_error)?;
+                format.repack(self, matrix, &staged, chunk.stretches, shape).map_err(device_error)?;
             }
         }
         Ok(())

@@ -83,7 +83,7 @@ impl Accelerator for Cuda {
                     // SAFETY: chunks are repacked to disjoint parts of the matrix, which nobody uses before the uploads are
                     // finished (the promise of `Piece::alias`).
                     let matrix = unsafe { DeviceSlice::from_raw_mut(matrix.address(), matrix.len()) };
-                    upload.format.repack(device, matrix, staged, chunk.blocks)
+                    upload.format.repack(device, matrix, staged, chunk.stretches, upload.shape)
                 }))
             };
             uploads.push(Chunk { n_bytes: chunk.n_bytes, read, destination }).map_err(device_error)?;

@@ -2,11 +2,11 @@
 
 use kernels_gpu::embedding::*;
 use kernels_gpu::gemm::*;
-use kernels_gpu::gemv::*;
+use kernels_gpu::gemv::{self, *};
 use kernels_gpu::launch::{Device, DeviceSlice, Grid};
 use kernels_gpu::quant::layout::GpuLayout;
 use kernels_gpu::quant::{self, QuantBlock};
-use kernels_gpu::repack::{self, *};
+use kernels_gpu::repack::*;
 
 use crate::gguf::GgmlType;
 
@@ -32,11 +32,11 @@ macro_rules! with_block {
             GgmlType::Q5_0 => body!(quant::Q5_0),
             GgmlType::Q5_1 => body!(quant::Q5_1),
             GgmlType::Q8_0 => body!(quant::Q8_0),
-            GgmlType::Q2_K => body!(quant::Q2_K),
-            GgmlType::Q3_K => body!(quant::Q3_K),
             GgmlType::Q4_K => body!(quant::Q4_K),
             GgmlType::Q5_K => body!(quant::Q5_K),
             GgmlType::Q6_K => body!(quant::Q6_K),
+            GgmlType::Q2_K => body!(quant::Q2_K),
+            GgmlType::Q3_K => body!(quant::Q3_K),
             GgmlType::IQ4_NL => body!(quant::IQ4_NL),
             GgmlType::IQ4_XS => body!(quant::IQ4_XS),
             GgmlType::MXFP4 => body!(quant::MXFP4),
@@ -45,7 +45,7 @@ macro_rules! with_block {
     }};
 }
 
-/// Launches one of the formats' kernels that take the same arguments.
+/// Launches one of the kernels that take the same arguments.
 macro_rules! launch_by_format {
     ($device:expr, $format:expr, $grid:expr,
      [$($name:ident: $ty:ident),*], $arguments:tt) => {
@@ -59,9 +59,6 @@ macro_rules! launch_by_format {
     };
 }
 
-/// Blocks that repacking takes at once: chunks of a matrix begin at multiples of it.
-pub const REPACK_TILE_BLOCKS: usize = repack::TILE_BLOCKS;
-
 impl Format {
     const SUPPORTED: [GgmlType; 16] = [
         GgmlType::F32,
@@ -72,11 +69,11 @@ impl Format {
         GgmlType::Q5_0,
         GgmlType::Q5_1,
         GgmlType::Q8_0,
-        GgmlType::Q2_K,
-        GgmlType::Q3_K,
         GgmlType::Q4_K,
         GgmlType::Q5_K,
         GgmlType::Q6_K,
+        GgmlType::Q2_K,
+        GgmlType::Q3_K,
         GgmlType::IQ4_NL,
         GgmlType::IQ4_XS,
         GgmlType::MXFP4,
@@ -92,19 +89,19 @@ impl Format {
         Self::SUPPORTED.map(GgmlType::name).join(", ")
     }
 
-    /// Blocks of a matrix.
-    pub fn n_blocks(self, n_rows: usize, n_cols: usize) -> usize {
-        with_block!(self, |Block| n_rows * (n_cols / Block::ELEMENTS))
-    }
-
-    /// Bytes of a block in a file.
-    pub fn block_bytes(self) -> usize {
-        with_block!(self, |Block| Block::BYTES)
+    /// Bytes of a matrix in a file.
+    pub fn file_bytes(self, [n_rows, n_cols]: [usize; 2]) -> usize {
+        with_block!(self, |Block| n_rows * (n_cols / Block::ELEMENTS) * Block::BYTES)
     }
 
     /// Bytes of a matrix in the GPU's layout.
-    pub fn matrix_bytes(self, n_blocks: usize) -> usize {
-        with_block!(self, |Block| Block::matrix_bytes(n_blocks))
+    pub fn matrix_bytes(self, [n_rows, n_cols]: [usize; 2]) -> usize {
+        with_block!(self, |Block| Block::matrix_bytes(n_rows, n_cols))
+    }
+
+    /// Columns of a stretch, the piece of a row that goes to the GPU as a whole.
+    pub fn stretch_cols(self) -> usize {
+        with_block!(self, |Block| Block::STRETCH_COLS)
     }
 
     /// Whether the GPU keeps the bytes in the order of the file.
@@ -112,7 +109,7 @@ impl Format {
         with_block!(self, |Block| Block::AS_IN_FILE)
     }
 
-    /// Puts blocks of a file into their places of a matrix.
+    /// Puts stretches of a file into their places of a matrix.
     ///
     /// # Panics
     /// If the format needs no repacking.
@@ -121,14 +118,14 @@ impl Format {
         device: &D,
         dst: &mut DeviceSlice<u8>,
         src: &DeviceSlice<u8>,
-        blocks: Blocks,
+        stretches: Stretches,
+        [n_rows, n_cols]: [usize; 2],
     ) -> Result<(), D::Error> {
-        let Blocks { first, n, total } = blocks;
+        let Stretches { first, n } = stretches;
         launch_by_format!(device, self, Grid::x(u32_of(repack_blocks(n))),
-            [repack_q4_0: Q4_0, repack_q4_1: Q4_1, repack_q5_0: Q5_0, repack_q5_1: Q5_1, repack_q8_0: Q8_0,
-             repack_q2_k: Q2_K, repack_q3_k: Q3_K, repack_q6_k: Q6_K, repack_iq4_nl: IQ4_NL,
-             repack_iq4_xs: IQ4_XS, repack_mxfp4: MXFP4],
-            { dst: dst, src: src, first_block: u32_of(first), n_blocks: u32_of(n), total_blocks: u32_of(total) })
+            [repack_f16: F16, repack_bf16: BF16, repack_q4_0: Q4_0, repack_q4_1: Q4_1, repack_q5_0: Q5_0,
+             repack_q5_1: Q5_1, repack_q8_0: Q8_0, repack_q4_k: Q4_K, repack_q5_k: Q5_K, repack_q6_k: Q6_K, repack_q2_k: Q2_K, repack_q3_k: Q3_K, repack_iq4_nl: IQ4_NL, repack_iq4_xs: IQ4_XS, repack_mxfp4: MXFP4],
+            { dst: dst, src: src, first: u32_of(first), n: u32_of(n), n_rows: u32_of(n_rows), n_cols: u32_of(n_cols) })
     }
 
     /// y[t] = row tokens[t] of `w`.
@@ -144,29 +141,50 @@ impl Format {
         launch_by_format!(device, self, grid,
             [embedding_f32: F32, embedding_f16: F16, embedding_bf16: BF16, embedding_q4_0: Q4_0,
              embedding_q4_1: Q4_1, embedding_q5_0: Q5_0, embedding_q5_1: Q5_1, embedding_q8_0: Q8_0,
-             embedding_q2_k: Q2_K, embedding_q3_k: Q3_K, embedding_q4_k: Q4_K, embedding_q5_k: Q5_K,
-             embedding_q6_k: Q6_K, embedding_iq4_nl: IQ4_NL, embedding_iq4_xs: IQ4_XS,
-             embedding_mxfp4: MXFP4],
+             embedding_q4_k: Q4_K, embedding_q5_k: Q5_K, embedding_q6_k: Q6_K, embedding_q2_k: Q2_K, embedding_q3_k: Q3_K, embedding_iq4_nl: IQ4_NL, embedding_iq4_xs: IQ4_XS, embedding_mxfp4: MXFP4],
             { y: y, w: w, tokens: tokens, dim: u32_of(dim), n_vocab: u32_of(n_vocab) })
     }
 
-    /// y[o] = Σ w[o, k] · x[k], with at most `max_blocks` blocks.
+    /// Most vectors that [`Self::gemv`] reads the matrix once for.
+    pub fn gemv_vectors(self) -> usize {
+        if self.0 == GgmlType::F32 { 1 } else { gemv::MAX_VECTORS }
+    }
+
+    /// y[t, o] = Σ w[o, k] · x[t, k] for a few vectors, with at most `max_blocks` blocks.
+    ///
+    /// # Panics
+    /// If there are more vectors than [`Self::gemv_vectors`].
     pub fn gemv<D: Device>(
         self,
         device: &D,
         y: &mut DeviceSlice<f32>,
         w: &DeviceSlice<u8>,
         x: &DeviceSlice<f32>,
-        [n_rows, n_cols]: [usize; 2],
+        [n_vectors, n_rows, n_cols]: [usize; 3],
         max_blocks: usize,
     ) -> Result<(), D::Error> {
+        let allowed = self.gemv_vectors();
+        assert!((1..=allowed).contains(&n_vectors), "{n_vectors} vectors, allowed: 1 to {allowed}");
         let grid = Grid::x(u32_of(gemv_blocks(n_rows, max_blocks)));
-        launch_by_format!(device, self, grid,
-            [gemv_f32: F32, gemv_f16: F16, gemv_bf16: BF16, gemv_q4_0: Q4_0, gemv_q4_1: Q4_1,
-             gemv_q5_0: Q5_0, gemv_q5_1: Q5_1, gemv_q8_0: Q8_0, gemv_q2_k: Q2_K, gemv_q3_k: Q3_K,
-             gemv_q4_k: Q4_K, gemv_q5_k: Q5_K, gemv_q6_k: Q6_K, gemv_iq4_nl: IQ4_NL, gemv_iq4_xs: IQ4_XS,
-             gemv_mxfp4: MXFP4],
-            { y: y, w: w, x: x, n_rows: u32_of(n_rows), n_cols: u32_of(n_cols) })
+        let [n_rows, n_cols, n_vectors] = [n_rows, n_cols, n_vectors].map(u32_of);
+        match n_vectors {
+            1 => launch_by_format!(device, self, grid,
+                [gemv_f32: F32, gemv_f16: F16, gemv_bf16: BF16, gemv_q4_0: Q4_0, gemv_q4_1: Q4_1, gemv_q5_0: Q5_0,
+                 gemv_q5_1: Q5_1, gemv_q8_0: Q8_0, gemv_q4_k: Q4_K, gemv_q5_k: Q5_K, gemv_q6_k: Q6_K, gemv_q2_k: Q2_K, gemv_q3_k: Q3_K, gemv_iq4_nl: IQ4_NL, gemv_iq4_xs: IQ4_XS, gemv_mxfp4: MXFP4],
+                { y: y, w: w, x: x, n_rows: n_rows, n_cols: n_cols }),
+            2..=4 => launch_by_format!(device, self, grid,
+                [gemv_f16_n4: F16, gemv_bf16_n4: BF16, gemv_q4_0_n4: Q4_0, gemv_q4_1_n4: Q4_1, gemv_q5_0_n4: Q5_0,
+                 gemv_q5_1_n4: Q5_1, gemv_q8_0_n4: Q8_0, gemv_q4_k_n4: Q4_K, gemv_q5_k_n4: Q5_K, gemv_q6_k_n4: Q6_K, gemv_q2_k_n4: Q2_K, gemv_q3_k_n4: Q3_K, gemv_iq4_nl_n4: IQ4_NL, gemv_iq4_xs_n4: IQ4_XS, gemv_mxfp4_n4: MXFP4],
+                { y: y, w: w, x: x, n_vectors: n_vectors, n_rows: n_rows, n_cols: n_cols }),
+            5..=8 => launch_by_format!(device, self, grid,
+                [gemv_f16_n8: F16, gemv_bf16_n8: BF16, gemv_q4_0_n8: Q4_0, gemv_q4_1_n8: Q4_1, gemv_q5_0_n8: Q5_0,
+                 gemv_q5_1_n8: Q5_1, gemv_q8_0_n8: Q8_0, gemv_q4_k_n8: Q4_K, gemv_q5_k_n8: Q5_K, gemv_q6_k_n8: Q6_K, gemv_q2_k_n8: Q2_K, gemv_q3_k_n8: Q3_K, gemv_iq4_nl_n8: IQ4_NL, gemv_iq4_xs_n8: IQ4_XS, gemv_mxfp4_n8: MXFP4],
+                { y: y, w: w, x: x, n_vectors: n_vectors, n_rows: n_rows, n_cols: n_cols }),
+            _ => launch_by_format!(device, self, grid,
+                [gemv_f16_n16: F16, gemv_bf16_n16: BF16, gemv_q4_0_n16: Q4_0, gemv_q4_1_n16: Q4_1, gemv_q5_0_n16: Q5_0,
+                 gemv_q5_1_n16: Q5_1, gemv_q8_0_n16: Q8_0, gemv_q4_k_n16: Q4_K, gemv_q5_k_n16: Q5_K, gemv_q6_k_n16: Q6_K, gemv_q2_k_n16: Q2_K, gemv_q3_k_n16: Q3_K, gemv_iq4_nl_n16: IQ4_NL, gemv_iq4_xs_n16: IQ4_XS, gemv_mxfp4_n16: MXFP4],
+                { y: y, w: w, x: x, n_vectors: n_vectors, n_rows: n_rows, n_cols: n_cols }),
+        }
     }
 
     /// y[t, o] = Σ w[o, k] · x[t, k].
@@ -181,22 +199,19 @@ impl Format {
     ) -> Result<(), D::Error> {
         let (blocks_x, blocks_y) = gemm_grid(n_tokens, n_rows);
         launch_by_format!(device, self, Grid::xy(u32_of(blocks_x), u32_of(blocks_y)),
-            [gemm_f32: F32, gemm_f16: F16, gemm_bf16: BF16, gemm_q4_0: Q4_0, gemm_q4_1: Q4_1,
-             gemm_q5_0: Q5_0, gemm_q5_1: Q5_1, gemm_q8_0: Q8_0, gemm_q2_k: Q2_K, gemm_q3_k: Q3_K,
-             gemm_q4_k: Q4_K, gemm_q5_k: Q5_K, gemm_q6_k: Q6_K, gemm_iq4_nl: IQ4_NL, gemm_iq4_xs: IQ4_XS,
-             gemm_mxfp4: MXFP4],
+            [gemm_f32: F32, gemm_f16: F16, gemm_bf16: BF16, gemm_q4_0: Q4_0, gemm_q4_1: Q4_1, gemm_q5_0: Q5_0,
+             gemm_q5_1: Q5_1, gemm_q8_0: Q8_0, gemm_q4_k: Q4_K, gemm_q5_k: Q5_K, gemm_q6_k: Q6_K, gemm_q2_k: Q2_K, gemm_q3_k: Q3_K, gemm_iq4_nl: IQ4_NL, gemm_iq4_xs: IQ4_XS, gemm_mxfp4: MXFP4],
             { y: y, w: w, x: x, n_tokens: u32_of(n_tokens), n_rows: u32_of(n_rows), n_cols: u32_of(n_cols) })
     }
 }
 
-/// A run of blocks of a matrix.
+/// A run of stretches of a matrix.
 #[derive(Clone, Copy, Debug)]
-pub struct Blocks {
-    /// Index of the first in the matrix; a multiple of [`REPACK_TILE_BLOCKS`].
+pub struct Stretches {
+    /// Index of the first in the matrix.
     pub first: usize,
+    /// How many, those past the matrix's last row included.
     pub n: usize,
-    /// Blocks of the matrix.
-    pub total: usize,
 }
 
 /// A number as kernels take it.
@@ -215,12 +230,14 @@ mod tests {
     fn formats_agree_with_the_file_formats() {
         for ty in GgmlType::all() {
             let Some(format) = Format::new(ty) else { continue };
-            assert_eq!(format.block_bytes() as u64, ty.block_bytes(), "{}", ty.name());
             let n_cols = 3 * ty.block_elements() as usize;
-            assert_eq!(format.n_blocks(5, n_cols), 15, "{}", ty.name());
-            let file_bytes = 15 * ty.block_bytes() as usize;
-            let padding = format.matrix_bytes(15) - file_bytes;
-            assert_eq!(padding == 0, format.is_as_in_file(), "{}: {padding} bytes of padding", ty.name());
+            assert_eq!(format.file_bytes([5, n_cols]) as u64, 15 * ty.block_bytes(), "{}", ty.name());
+            // Whole tiles have no padding.
+            let n_cols = 256;
+            let whole = [16, n_cols];
+            assert_eq!(format.matrix_bytes(whole), format.file_bytes(whole), "{}", ty.name());
+            let padded = format.matrix_bytes([15, n_cols]) > format.file_bytes([15, n_cols]);
+            assert_eq!(padded, !format.is_as_in_file(), "{}", ty.name());
         }
         assert_eq!(GgmlType::all().filter(|ty| Format::new(*ty).is_some()).count(), 16);
     }

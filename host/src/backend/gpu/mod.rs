@@ -46,7 +46,7 @@ pub struct ChunkSizeError {
 }
 
 impl GpuOptions {
-    /// The smallest chunk: one tile of the largest block that needs repacking.
+    /// The smallest chunk: below, copies are slow.
     pub const MIN_CHUNK_BYTES: usize = Upload::MIN_CHUNK_BYTES;
     /// The largest chunk: some dozens of them are locked in the host's memory while a model is loaded.
     pub const MAX_CHUNK_BYTES: usize = 64 << 20;
@@ -207,10 +207,10 @@ impl<D: Accelerator> Gpu<D> {
     fn start_matrix(&mut self, source: MatrixSource<'_>) -> Result<GpuMatrix, Error> {
         let MatrixSource { name, ty, n_rows, n_cols, bytes } = source;
         let format = self.format(name, ty)?;
-        let n_blocks = format.n_blocks(n_rows, n_cols);
-        let file_bytes = n_blocks * format.block_bytes();
+        let shape = [n_rows, n_cols];
+        let file_bytes = format.file_bytes(shape);
         assert!(bytes.range().len() == file_bytes, "{name}: {:?} is not {file_bytes} bytes", bytes.range());
-        let piece = self.arena.carve(&self.device, format.matrix_bytes(n_blocks)).map_err(device_error)?;
+        let piece = self.arena.carve(&self.device, format.matrix_bytes(shape)).map_err(device_error)?;
         // SAFETY: the contract of `Backend`: no op runs before `finish_loading`.
         let place = unsafe { piece.alias() };
         let uploads = match &mut self.uploads {
@@ -218,7 +218,7 @@ impl<D: Accelerator> Gpu<D> {
             none => none.insert(self.device.start_uploads(self.options.chunk_bytes).map_err(device_error)?),
         };
         self.file.get_or_insert_with(|| Arc::clone(bytes.file()));
-        self.device.upload_matrix(uploads, Upload { bytes, format, place })?;
+        self.device.upload_matrix(uploads, Upload { bytes, format, shape, place })?;
         Ok(GpuMatrix { piece, format, n_rows, n_cols })
     }
 

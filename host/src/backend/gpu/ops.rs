@@ -29,15 +29,15 @@ use crate::sampler::Sampler;
 /// Most elements of a head.
 pub(super) const HEAD_DIM_MAX: usize = attention_decode::MAX_HEAD_DIM;
 
-/// Up to so many tokens are computed one by one: a matrix is read for each, and attention is split over the keys. More
-/// share the reading, in tiles of 64 tokens and of 32 queries, most of which a few tokens would leave empty.
+/// Up to so many tokens have their attention split over the keys, and f32 matrices read for each of them. More share the
+/// reading, in tiles of 64 tokens and of 32 queries, most of which a few tokens would leave empty.
 const FEW_TOKENS: usize = 8;
 
 /// Keys that make a part of split attention worth a block.
 const SPLIT_KEYS_MIN: usize = 64;
 
-/// Blocks of a GEMV for each multiprocessor.
-const GEMV_BLOCKS_PER_MULTIPROCESSOR: usize = 2;
+/// Blocks of a GEMV for each multiprocessor: one has enough loads in flight, and leaves room for the next kernel's.
+const GEMV_BLOCKS_PER_MULTIPROCESSOR: usize = 1;
 
 impl<D: Accelerator> Gpu<D> {
     fn launch<K: Launch>(&self, kernel: K, grid: Grid) -> Result<(), Error> {
@@ -191,7 +191,7 @@ impl<D: Accelerator> Backend for Gpu<D> {
 
     fn matrix_bytes(&self, ty: GgmlType, n_rows: usize, n_cols: usize) -> u64 {
         match self.format("", ty) {
-            Ok(format) => Arena::piece_bytes(format.matrix_bytes(format.n_blocks(n_rows, n_cols))) as u64,
+            Ok(format) => Arena::piece_bytes(format.matrix_bytes([n_rows, n_cols])) as u64,
             Err(error) => panic!("bytes of a matrix that was not checked: {error}"),
         }
     }
@@ -296,15 +296,16 @@ impl<D: Accelerator> Backend for Gpu<D> {
         let GpuMatrix { piece, format, n_rows, n_cols } = w;
         let (y, x) = (rows_mut(y, n_tokens, *n_rows), rows(x, n_tokens, *n_cols));
         let (bytes, shape) = (piece.bytes(), [*n_rows, *n_cols]);
-        // A GEMV wants its x on 16 bytes.
-        let rows_are_aligned = n_cols.is_multiple_of(4);
-        if n_tokens > 1 && (n_tokens > FEW_TOKENS || !rows_are_aligned) {
+        let vectors = format.gemv_vectors();
+        if n_tokens > vectors.max(FEW_TOKENS) {
             return format.gemm(&self.device, y, bytes, x, shape, n_tokens).map_err(device_error);
         }
         let max_blocks = GEMV_BLOCKS_PER_MULTIPROCESSOR * self.device.n_multiprocessors();
-        for token in 0..n_tokens {
-            let y = y.slice_mut(token * n_rows..(token + 1) * n_rows);
-            let x = x.slice(token * n_cols..(token + 1) * n_cols);
+        for first in (0..n_tokens).step_by(vectors) {
+            let tokens = first..n_tokens.min(first + vectors);
+            let y = y.slice_mut(tokens.start * n_rows..tokens.end * n_rows);
+            let x = x.slice(tokens.start * n_cols..tokens.end * n_cols);
+            let shape = [tokens.len(), *n_rows, *n_cols];
             format.gemv(&self.device, y, bytes, x, shape, max_blocks).map_err(device_error)?;
         }
         Ok(())

@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Purpose};
-use kernels_gpu::quant::layout::PLANE_ALIGN;
+use kernels_gpu::quant::fragments::TILE_ROWS;
+use kernels_gpu::quant::layout::MATRIX_ALIGN;
 
-use super::format::{Blocks, Format, REPACK_TILE_BLOCKS};
+use super::format::{Format, Stretches};
 use crate::backend::FileBytes;
 
 /// A part of an allocation that belongs to nobody else; the allocation lives as long as its last piece.
@@ -52,7 +53,7 @@ pub struct Arena {
 impl Arena {
     /// Bytes that a piece of `n_bytes` takes.
     pub const fn piece_bytes(n_bytes: usize) -> usize {
-        n_bytes.next_multiple_of(PLANE_ALIGN)
+        n_bytes.next_multiple_of(MATRIX_ALIGN)
     }
 
     /// Allocates room for pieces of `n_bytes` bytes together.
@@ -63,7 +64,7 @@ impl Arena {
         Ok(())
     }
 
-    /// A piece of `n_bytes` bytes, aligned to [`PLANE_ALIGN`]; from an allocation of its own if the room is used up.
+    /// A piece of `n_bytes` bytes, aligned to [`MATRIX_ALIGN`]; from an allocation of its own if the room is used up.
     pub fn carve<D: Device>(&mut self, device: &D, n_bytes: usize) -> Result<Piece, D::Error> {
         let end = self.n_carved + Self::piece_bytes(n_bytes);
         match &self.current {
@@ -90,6 +91,8 @@ impl Arena {
 pub struct Upload {
     pub bytes: FileBytes,
     pub format: Format,
+    /// Rows and columns.
+    pub shape: [usize; 2],
     /// The matrix in the device's layout.
     pub place: Piece,
 }
@@ -97,7 +100,7 @@ pub struct Upload {
 /// A part of an [`Upload`] that goes at once.
 #[derive(Clone, Copy, Debug)]
 pub struct UploadChunk {
-    pub blocks: Blocks,
+    pub stretches: Stretches,
     /// Where the chunk begins in the file.
     pub file_offset: u64,
     pub n_bytes: usize,
@@ -106,28 +109,31 @@ pub struct UploadChunk {
 }
 
 impl Upload {
-    /// The smallest chunk size with which every format can be uploaded.
-    pub const MIN_CHUNK_BYTES: usize = 256 * REPACK_TILE_BLOCKS;
+    /// The smallest chunk size: of smaller ones copies would be slow.
+    pub const MIN_CHUNK_BYTES: usize = 32 << 10;
 
-    /// Cuts the matrix into chunks of whole tiles of blocks, of at most `chunk_bytes` bytes.
+    /// Cuts the matrix into chunks of whole stretches, of at most `chunk_bytes` bytes. The last chunk has the rows with it that
+    /// fill the last tile.
     ///
     /// # Panics
     /// If `chunk_bytes` is less than [`Self::MIN_CHUNK_BYTES`].
     pub fn chunks(&self, chunk_bytes: usize) -> impl Iterator<Item = UploadChunk> + use<> {
-        assert!(chunk_bytes >= Self::MIN_CHUNK_BYTES, "chunks of {chunk_bytes} bytes hold no tile of blocks");
-        let block_bytes = self.format.block_bytes();
-        let tile_bytes = REPACK_TILE_BLOCKS * block_bytes;
-        let step = chunk_bytes / tile_bytes * REPACK_TILE_BLOCKS;
-        let Range { start, end } = self.bytes.range();
-        let total = (end - start) / block_bytes;
-        (0..total).step_by(step).map(move |first| {
-            let n = step.min(total - first);
-            let matrix_offset = first * block_bytes;
+        assert!(chunk_bytes >= Self::MIN_CHUNK_BYTES, "chunks of {chunk_bytes} bytes");
+        let [n_rows, n_cols] = self.shape;
+        let row_bytes = self.format.file_bytes([1, n_cols]);
+        let stretch_bytes = self.format.file_bytes([1, self.format.stretch_cols()]);
+        let per_row = n_cols.div_ceil(self.format.stretch_cols());
+        let offset = move |stretch: usize| stretch / per_row * row_bytes + stretch % per_row * stretch_bytes;
+        let (in_file, padded) = (n_rows * per_row, n_rows.next_multiple_of(TILE_ROWS) * per_row);
+        let step = chunk_bytes / stretch_bytes;
+        let file_start = self.bytes.range().start;
+        (0..in_file).step_by(step).map(move |first| {
+            let end = in_file.min(first + step);
             UploadChunk {
-                blocks: Blocks { first, n, total },
-                file_offset: (start + matrix_offset) as u64,
-                n_bytes: n * block_bytes,
-                matrix_offset,
+                stretches: Stretches { first, n: if end == in_file { padded - first } else { step } },
+                file_offset: (file_start + offset(first)) as u64,
+                n_bytes: offset(end) - offset(first),
+                matrix_offset: offset(first),
             }
         })
     }

@@ -24,8 +24,8 @@ macro_rules! float_format {
 
             #[inline(always)]
             fn words(quants: &[[u32; 4]; 2], step: usize) -> [u32; 4] {
-                let word = |half: usize, i: usize| pick(quants[half], 2 * step + i);
-                [word(0, 0), word(1, 0), word(0, 1), word(1, 1)]
+                let word = |k: usize, half: usize| pick(quants[half], 2 * step + k);
+                [word(0, 0), word(0, 1), word(1, 0), word(1, 1)]
             }
 
             #[inline(always)]

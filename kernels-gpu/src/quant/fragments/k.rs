@@ -1,7 +1,7 @@
 //! Fragments of the K formats. A tile is 16 rows by one block of 256: two groups of four-bit quants, as in the 32-element
 //! formats, higher bits, scales.
 //!
-//! Q5_K, fifth bits: `[lane][group][half]` a word, bit 2 b + k of byte j for column 16 k + 4 c + j of block b of the group.
+//! Q5_K, fifth bits: `[group][lane][half]` a word, bit 2 b + k of byte j for column 16 k + 4 c + j of block b of the group.
 //! Q4_K and Q5_K, scales of sub-blocks c and c + 4: `[lane][half][which]` a byte: the scale, above it the upper two bits of the
 //! minimum; `[lane / 2][half][which]` a byte: the lower four bits of the minimum, in the low nibble for even lanes;
 //! `[g]` the halves d, d of row g + 8, dmin, dmin of row g + 8.
@@ -9,10 +9,10 @@
 //! `[lane][half]` the bytes of sub-blocks c, c + 4, c + 8, c + 12; `[g]` the halves d, d of row g + 8.
 
 use super::{
-    Fragments, GROUP_BYTES, QuantFragments, TileBytes, bit, half_float, nibbles, pick, quant_values,
+    Fragments, GROUP_BYTES, QuantFragments, TileBytes, bit, half_float, nibbles, pick, pick2, quant_values,
     quants_byte, split_row,
 };
-use crate::quant::{Q4_K, Q5_K, Q6_K, scale_min};
+use crate::quant::{Q4_K, Q5_K, Q6_K};
 
 /// Columns of a tile: one block.
 const TILE_COLS: usize = 256;
@@ -68,25 +68,16 @@ fn byte(file: impl Fn(usize) -> u32, i: usize) -> u8 {
     (file(i & !1) >> (8 * (i & 1))) as u8
 }
 
-/// The scale and the minimum of a sub-block.
+/// The scale and the minimum of a sub-block: [`crate::quant::scale_min`], from words.
 #[inline(always)]
-fn file_scale_min(file: impl Fn(usize) -> u32, sub: usize) -> (u8, u8) {
-    let mut bytes = [0; 12];
-    let mut i = 0;
-    while i < 12 {
-        bytes[i] = byte(&file, 4 + i);
-        i += 1;
+fn file_scale_min(file: impl Fn(usize) -> u32, sub: usize) -> (u32, u32) {
+    let word = |i: usize| file(4 + 4 * i) >> (8 * (sub % 4));
+    let (scales, mins, low) = (word(0), word(1), word(2));
+    if sub < 4 {
+        (scales & 63, mins & 63)
+    } else {
+        (low & 15 | (scales >> 2) & 48, (low >> 4) & 15 | (mins >> 2) & 48)
     }
-    let (mut scale, mut min) = (0, 0);
-    let mut s = 0;
-    // An index that varies would put the bytes into memory.
-    while s < 8 {
-        if s == sub {
-            (scale, min) = scale_min(&bytes, s);
-        }
-        s += 1;
-    }
-    (scale, min)
 }
 
 /// The bytes of scales of a row: pieces 0 to 3 have scales, 4 and 5 lower bits of minima, 6 and 7 d and dmin.
@@ -97,12 +88,12 @@ fn pack_scales_45(start: usize, row: usize, i: usize, file: impl Fn(usize) -> u3
     if i < 4 {
         let scale = |sub| {
             let (scale, min) = scale_min(sub);
-            u16::from(scale | min >> 4 << 6)
+            (scale | min >> 4 << 6) as u16
         };
         (start + (4 * g + i) * 4 + 2 * half, scale(i) | scale(i + 4) << 8)
     } else if i < 6 {
         let pair = i - 4;
-        let min = |sub| u16::from(scale_min(sub).1 & 15);
+        let min = |sub| (scale_min(sub).1 & 15) as u16;
         let mins = |t: usize| min(4 * t + 2 * pair) | min(4 * t + 2 * pair + 1) << 4;
         (start + 128 + (2 * g + pair) * 4 + 2 * half, mins(0) | mins(1) << 8)
     } else {
@@ -125,7 +116,7 @@ macro_rules! format_45 {
             #[inline(always)]
             fn quants<T: TileBytes>(tile: T, lane: usize, group: usize) -> Quants {
                 let high =
-                    if $bits == 5 { tile.words2((LOW_BYTES + 16 * lane + 8 * group) / 4) } else { [0; 2] };
+                    if $bits == 5 { tile.words2((LOW_BYTES + 256 * group + 8 * lane) / 4) } else { [0; 2] };
                 Quants { low: Quants::low(tile, lane, group), high: [[high[0], 0], [high[1], 0]] }
             }
 
@@ -160,7 +151,7 @@ macro_rules! format_45 {
                         word |= ((file(HEADER_BYTES + 16 * k + 4 * c) >> sub) & 0x0101_0101) << field;
                         field += 1;
                     }
-                    (LOW_BYTES + (4 * g + c) * 16 + 8 * group + 4 * half, word)
+                    (LOW_BYTES + 256 * group + (4 * g + c) * 8 + 4 * half, word)
                 }
             }
 
@@ -287,7 +278,7 @@ impl QuantFragments for Q6_K {
 
     #[inline(always)]
     fn scale(scales: &[u32; 3], t: usize, half: usize) -> f32 {
-        let scale = (if half == 0 { scales[0] } else { scales[1] } >> (8 * t)) as u8 as i8;
+        let scale = (pick2([scales[0], scales[1]], half) >> (8 * t)) as u8 as i8;
         half_float(scales[2], half) * 0.25 * scale as f32
     }
 

@@ -6,7 +6,7 @@
 //! Scales: `[lane]` those of block c and rows g and g + 8: two halves, or with minima two words of (scale, minimum).
 
 use super::{
-    Fragments, GROUP_BYTES, QuantFragments, TileBytes, bit, half_float, nibbles, pick, quant_values,
+    Fragments, GROUP_BYTES, QuantFragments, TileBytes, bit, half_float, nibbles, pick, pick2, quant_values,
     quants_byte, split_row,
 };
 use crate::quant::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, QuantBlock};
@@ -137,7 +137,7 @@ macro_rules! nibble_format {
             #[inline(always)]
             fn scale(scales: &[u32; 2], _: usize, half: usize) -> f32 {
                 if Self::HAS_MIN {
-                    half_float(scales[half], 0)
+                    half_float(pick2(*scales, half), 0)
                 } else {
                     half_float(scales[0], half) * (1.0 / (1 << Self::SHIFT) as f32)
                 }
@@ -145,7 +145,7 @@ macro_rules! nibble_format {
 
             #[inline(always)]
             fn offset(scales: &[u32; 2], _: usize, half: usize) -> f32 {
-                if Self::HAS_MIN { half_float(scales[half], 1) } else { 0.0 }
+                if Self::HAS_MIN { half_float(pick2(*scales, half), 1) } else { 0.0 }
             }
         }
     };

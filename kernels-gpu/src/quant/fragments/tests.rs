@@ -1,7 +1,10 @@
 //! The layout against the decoding that the golden blocks prove.
 
 use super::*;
-use crate::quant::{BF16, F16, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, decode_blocks};
+use crate::quant::{
+    BF16, F16, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+    decode_blocks,
+};
 
 /// A tile on the host.
 #[derive(Clone, Copy)]
@@ -108,4 +111,9 @@ for_each_format! {
     q4_k: Q4_K,
     q5_k: Q5_K,
     q6_k: Q6_K,
+    q2_k: Q2_K,
+    q3_k: Q3_K,
+    iq4_nl: IQ4_NL,
+    iq4_xs: IQ4_XS,
+    mxfp4: MXFP4,
 }

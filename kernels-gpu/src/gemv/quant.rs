@@ -1,0 +1,232 @@
+//! Products of quantised weights: integers on the tensor cores.
+//!
+//! x is put into fixed point, with a scale for the stretch that shares a scale of the weights: x ≈ s · (256 · hi + lo), hi
+//! and lo signed bytes, which leaves 16 bits of the largest element. Both are columns of one matrix b, so one `mma` makes
+//! Σ q · hi and Σ q · lo; 256 times the one plus the other is Σ q · x / s exactly, in 32 bits. Eight columns hold four
+//! vectors; or, with one vector, four stretches, each with zeros in the `mma` of the others: then the four lanes of a row
+//! have one stretch each to scale. An offset is multiplied with Σ x of the stretch, as exact.
+
+use super::{Product, X, XTile};
+use crate::quant::fragments::{Fragments, QuantFragments, SharedTile};
+use crate::quant::{IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use crate::simt::prelude::*;
+
+/// The largest quant of x: 127 · 256, so that hi, rounded, fits a byte.
+const LARGEST: f32 = 32512.0;
+/// Where the largest magnitude of a stretch is below, all of it counts as zero.
+const SMALLEST: f32 = 7.888_609e-31; // 2⁻¹⁰⁰
+/// 1.5 · 2²³: the sum of this and a number up to 2²² has the rounded number in its low bits.
+const ROUNDER: f32 = 12_582_912.0;
+
+/// Words of a matrix b that a lane has for a stretch of 16 or 32 columns.
+const fn b_words<Q: QuantFragments>() -> usize {
+    Q::SUB / 16
+}
+
+macro_rules! quant_product {
+    ($($format:ty),+) => {$(
+        impl Product for $format {
+            // Half of one in LARGEST, and 1.5 % more for the roundings of the scale, its reciprocal and the product.
+            const X_ERROR: [f64; 2] = [0.0, 1.0 / 64000.0];
+            const X_ELEMENT_BYTES: usize = 2;
+            const X_SCALE_COLS: usize = Self::SUB;
+            const X_NUMBERS: usize = if Self::HAS_OFFSET { 2 } else { 1 };
+            const LANES_SHARE: bool = true;
+            // The conversion of a sum to f32, and its product with the scale of x.
+            const PRODUCT_CHAIN: usize = 2;
+            // With one vector a lane has a fourth of them.
+            const TILE_CHAIN: usize = Self::TILE_COLS / Self::SUB * Self::X_NUMBERS;
+
+            #[inline(always)]
+            fn fill_x<const V: usize, const NT: usize>(x_tile: XTile, x: X, first_col: usize, n_tiles: usize) {
+                fill::<Self, V, NT>(x_tile, x, first_col, n_tiles);
+            }
+
+            #[inline(always)]
+            fn add_tile<const V: usize, const NT: usize>(
+                sums: &mut [[f32; 2]; NT],
+                tile: SharedTile,
+                x_tile: XTile,
+                col_tile: usize,
+            ) {
+                add_products::<Self, V, NT>(sums, tile, x_tile, col_tile);
+            }
+        }
+    )+};
+}
+
+quant_product!(Q2_K, Q3_K, IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K);
+
+/// Matrix b `nt` of fragment f, which covers 4 / V stretches, begins at word (f · NT + nt) · 32 · [`b_words`]: those of each lane
+/// in order. Column 2 k + p of it is part p (hi, lo) of vector k % V in stretch k / V. The numbers of k are at (f · NT + nt) · 4 + k.
+#[inline(always)]
+fn fill<Q: Product + QuantFragments, const V: usize, const NT: usize>(
+    x_tile: XTile,
+    x: X,
+    first_col: usize,
+    n_tiles: usize,
+) {
+    let quads = Q::SUB / 4;
+    let (words, lane) = (b_words::<Q>(), warp::lane_id() as usize);
+    let n = n_tiles * Q::TILE_COLS / 4 * V * NT;
+    let mut first = (warp::warp_id() * warp::SIZE) as usize;
+    while first < n {
+        let i = first + lane;
+        let (quad, k, matrix) = (i % quads, i / quads % 4, i / quads / 4);
+        let (fragment, vector) = (matrix / NT, matrix % NT * V + k % V);
+        let col = first_col + (fragment * (4 / V) + k / V) * Q::SUB + 4 * quad;
+        let mut values = [0.0; 4];
+        if vector < x.n_vectors && col < x.n_cols {
+            values = x.x.load::<4>(vector * x.n_cols + col);
+        }
+        let (scale, inverse) = scale_of::<Q>(values);
+        let biased = values.map_words(|value| math::fma(value, inverse, ROUNDER).to_bits());
+        let parts = [biased.map_words(|bits| bits.wrapping_add(128)).bytes(1), biased.bytes(0)];
+        let place = |part: usize| (matrix * 32 + 4 * (2 * k + part) + quad % 4) * words + quad / 4;
+        // Half of the warp begins with lo: so 32 lanes hit 32 banks.
+        let other = lane / 16;
+        x_tile.words.set(place(other), if other == 0 { parts[0] } else { parts[1] });
+        x_tile.words.set(place(1 - other), if other == 0 { parts[1] } else { parts[0] });
+        let number = matrix * 4 + k;
+        if Q::HAS_OFFSET {
+            let sum = sum_of::<Q>(parts);
+            if quad == 0 {
+                x_tile.numbers.store::<2>(2 * number, [scale, scale * sum]);
+            }
+        } else if quad == 0 {
+            x_tile.numbers.set(number, scale);
+        }
+        first += super::THREADS as usize;
+    }
+}
+
+/// Four values of a lane.
+trait Four<T> {
+    fn map_words(self, f: impl Fn(T) -> u32) -> [u32; 4];
+}
+
+impl<T: Copy> Four<T> for [T; 4] {
+    #[inline(always)]
+    fn map_words(self, f: impl Fn(T) -> u32) -> [u32; 4] {
+        [f(self[0]), f(self[1]), f(self[2]), f(self[3])]
+    }
+}
+
+/// Words of which one byte each is wanted.
+trait Bytes {
+    fn bytes(self, i: u32) -> u32;
+}
+
+impl Bytes for [u32; 4] {
+    /// Byte `i` of each.
+    #[inline(always)]
+    fn bytes(self, i: u32) -> u32 {
+        let pair = |a, b| math::byte_perm(a, b, i | (4 + i) << 4);
+        math::byte_perm(pair(self[0], self[1]), pair(self[2], self[3]), 0x5410)
+    }
+}
+
+/// The scale of the stretch that neighbouring lanes hold, and its reciprocal. If an element is infinite or no number, so is
+/// the scale.
+#[inline(always)]
+fn scale_of<Q: QuantFragments>(values: [f32; 4]) -> (f32, f32) {
+    // Magnitudes order like their bits, and no number comes last.
+    let larger = |a: u32, b: u32| if a > b { a } else { b };
+    let [a, b, c, d] = values.map_words(|value| math::abs(value).to_bits());
+    let mut largest = larger(larger(a, b), larger(c, d));
+    largest = larger(largest, warp::shuffle_xor(largest, 1));
+    largest = larger(largest, warp::shuffle_xor(largest, 2));
+    if Q::SUB == 32 {
+        largest = larger(largest, warp::shuffle_xor(largest, 4));
+    }
+    let largest = f32::from_bits(largest);
+    if largest < SMALLEST {
+        return (0.0, 0.0);
+    }
+    let scale = largest * (1.0 / LARGEST);
+    (scale, math::rcp(scale))
+}
+
+/// Σ (256 · hi + lo) over the stretch that neighbouring lanes hold; exact, below 2²⁴.
+#[inline(always)]
+fn sum_of<Q: QuantFragments>(parts: [u32; 2]) -> f32 {
+    const ONES: u32 = 0x0101_0101;
+    let mut sum = 256 * math::dp4a(parts[0], ONES, 0) + math::dp4a(parts[1], ONES, 0);
+    sum += warp::shuffle_xor(sum, 1);
+    sum += warp::shuffle_xor(sum, 2);
+    if Q::SUB == 32 {
+        sum += warp::shuffle_xor(sum, 4);
+    }
+    sum as f32
+}
+
+#[inline(always)]
+fn add_products<Q: Product + QuantFragments, const V: usize, const NT: usize>(
+    sums: &mut [[f32; 2]; NT],
+    tile: SharedTile,
+    x_tile: XTile,
+    col_tile: usize,
+) {
+    let lane = warp::lane_id() as usize;
+    let (g, c) = (lane / 4, lane % 4);
+    let stretches = 4 / V;
+    // The stretch of a fragment to whose column the lane's words of b belong, and to whose sum its result.
+    let (b_stretch, c_stretch) = (lane / (8 * V), c / V);
+    let fragments = Q::TILE_COLS / Q::SUB / stretches;
+
+    // The scales that this lane needs: of every (4 / V)-th sub-block with V = 1, else of all.
+    let mut scales = [Q::scales(tile, g, c_stretch); 4];
+    let mut i = 1;
+    while i < 4 / stretches {
+        scales[i] = Q::scales(tile, g, i * stretches + c_stretch);
+        i += 1;
+    }
+    let mut quants = Q::quants(tile, lane, 0);
+    let mut f = 0;
+    while f < fragments {
+        let matrix = (col_tile * fragments + f) * NT;
+        let mut products = [[0; 4]; NT];
+        let mut s = 0;
+        while s < stretches {
+            let col = (f * stretches + s) * Q::SUB;
+            if col > 0 && col.is_multiple_of(Q::GROUP_COLS) {
+                quants = Q::quants(tile, lane, col / Q::GROUP_COLS);
+            }
+            let a = Q::words(&quants, col % Q::GROUP_COLS / Q::STEP_COLS);
+            let mut nt = 0;
+            while nt < NT {
+                let keep = |word: u32| if stretches == 1 || s == b_stretch { word } else { 0 };
+                let b = if Q::SUB == 32 {
+                    let [near, far] = x_tile.words.load::<2>(((matrix + nt) * 32 + lane) * 2);
+                    [keep(near), keep(far)]
+                } else {
+                    let word = keep(x_tile.words.get((matrix + nt) * 32 + lane));
+                    if col.is_multiple_of(32) { [word, 0] } else { [0, word] }
+                };
+                products[nt] = matrix::mma_m16n8k32_s8(a, b, products[nt]);
+                nt += 1;
+            }
+            s += 1;
+        }
+        let (t, of) = (f * stretches / 4, f % (4 / stretches));
+        let mut nt = 0;
+        while nt < NT {
+            let number = (matrix + nt) * 4 + c;
+            let [x_scale, x_sum] = if Q::HAS_OFFSET {
+                x_tile.numbers.load::<2>(2 * number)
+            } else {
+                [x_tile.numbers.get(number), 0.0]
+            };
+            let mut half = 0;
+            while half < 2 {
+                let product = 256 * products[nt][2 * half] + products[nt][2 * half + 1];
+                let (scale, offset) = (Q::scale(&scales[of], t, half), Q::offset(&scales[of], t, half));
+                let sum = math::fma(scale, x_scale * product as f32, sums[nt][half]);
+                sums[nt][half] = if Q::HAS_OFFSET { math::fma(offset, x_sum, sum) } else { sum };
+                half += 1;
+            }
+            nt += 1;
+        }
+        f += 1;
+    }
+}

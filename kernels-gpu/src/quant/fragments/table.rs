@@ -1,0 +1,195 @@
+//! Fragments of the formats whose four-bit quants are indices of a table: IQ4_NL and MXFP4 with tiles of four blocks a row,
+//! IQ4_XS with tiles of one block of 256. Quants lie as in the other four-bit formats; decoding looks them up.
+//!
+//! Scales of IQ4_NL: `[lane]` the halves of block c and rows g and g + 8. Of MXFP4: `[g][half]` a word, byte b the exponent of
+//! block b. Of IQ4_XS: `[g][half]` two words as in the file.
+
+use super::{
+    Fragments, GROUP_BYTES, QuantFragments, TileBytes, half_float, pick, quant_values, quants_byte, split_row,
+};
+use crate::quant::{E2M1_LEVELS, IQ4_LEVELS, IQ4_NL, IQ4_XS, MXFP4, half_e8m0};
+use crate::simt::prelude::*;
+
+/// Four neighbouring levels as bytes.
+const fn level_word(levels: &[i8; 16], i: usize) -> u32 {
+    u32::from_le_bytes([
+        levels[4 * i] as u8,
+        levels[4 * i + 1] as u8,
+        levels[4 * i + 2] as u8,
+        levels[4 * i + 3] as u8,
+    ])
+}
+
+/// The levels of the lower nibbles of a word, and of the upper ones.
+#[inline(always)]
+fn look_up(levels: [u32; 4], word: u32) -> [u32; 2] {
+    // Four nibbles choose from eight levels each, and their highest bits between the two.
+    let four = |nibbles: u32| {
+        let low = math::byte_perm(levels[0], levels[1], nibbles & 0x7777);
+        let high = math::byte_perm(levels[2], levels[3], nibbles & 0x7777);
+        math::byte_perm(low, high, 0x3210 | (nibbles >> 1) & 0x4444)
+    };
+    let (near, far) = (four(word & 0xffff), four(word >> 16));
+    [math::byte_perm(near, far, 0x6420), math::byte_perm(near, far, 0x7531)]
+}
+
+macro_rules! table_format {
+    ($format:ty, $levels:expr, cols: $cols:literal, words: $words:literal, halves: $halves:literal, |$block:ident| $quants_byte:expr,
+     |$row:ident, $i:ident, $word_file:ident| $pack_word:expr, |$half_row:ident, $half_i:ident, $half_file:ident| $pack_half:expr) => {
+        impl Fragments for $format {
+            const TILE_COLS: usize = $cols;
+            const GROUP_COLS: usize = 128;
+            const STEP_COLS: usize = 32;
+            const ROW_WORDS: usize = $cols / 8 + $words;
+            const ROW_HALVES: usize = $halves;
+
+            type Quants = [[u32; 4]; 2];
+
+            #[inline(always)]
+            fn quants<T: TileBytes>(tile: T, lane: usize, group: usize) -> [[u32; 4]; 2] {
+                let words = |half| tile.words4(quants_byte(group, half, lane) / 4);
+                [words(0), words(1)]
+            }
+
+            #[inline(always)]
+            fn words(quants: &[[u32; 4]; 2], step: usize) -> [u32; 4] {
+                const LEVELS: [u32; 4] = [
+                    level_word(&$levels, 0),
+                    level_word(&$levels, 1),
+                    level_word(&$levels, 2),
+                    level_word(&$levels, 3),
+                ];
+                let [near, far] = look_up(LEVELS, pick(quants[0], step));
+                let [near_8, far_8] = look_up(LEVELS, pick(quants[1], step));
+                [near, near_8, far, far_8]
+            }
+
+            #[inline(always)]
+            fn values<T: TileBytes>(tile: T, row: usize, col: usize) -> [f32; 4] {
+                quant_values::<Self, T>(tile, row, col)
+            }
+
+            #[inline(always)]
+            fn pack_word($row: usize, $i: usize, $word_file: impl Fn(usize) -> u32) -> (usize, u32) {
+                if $i < $cols / 8 {
+                    let ((g, half), (group, c)) = (split_row($row), ($i / 16, $i / 4 % 4));
+                    let $block = 4 * group + $i % 4;
+                    (quants_byte(group, half, 4 * g + c) + 4 * ($i % 4), $word_file($quants_byte + 4 * c))
+                } else {
+                    let $i = $i - $cols / 8;
+                    $pack_word
+                }
+            }
+
+            #[inline(always)]
+            fn pack_half(
+                $half_row: usize,
+                $half_i: usize,
+                $half_file: impl Fn(usize) -> u32,
+            ) -> (usize, u16) {
+                $pack_half
+            }
+        }
+    };
+}
+
+table_format!(
+    IQ4_NL, IQ4_LEVELS, cols: 128, words: 0, halves: 4, |block| block * 18 + 2,
+    |_row, _i, _file| crate::simt::trap(),
+    |row, i, file| (GROUP_BYTES + (4 * (row % 8) + i) * 4 + 2 * (row / 8), file(i * 18) as u16)
+);
+table_format!(
+    MXFP4, E2M1_LEVELS, cols: 128, words: 1, halves: 0, |block| block * 17 + 1,
+    |row, _i, file| {
+        let e = |block: usize| (file(17 * block) & 0xff) << (8 * block);
+        (GROUP_BYTES + row % 8 * 8 + row / 8 * 4, e(0) | e(1) | e(2) | e(3))
+    },
+    |_row, _i, _file| crate::simt::trap()
+);
+table_format!(
+    IQ4_XS, IQ4_LEVELS, cols: 256, words: 2, halves: 0, |block| block * 16 + 8,
+    |row, i, file| (2 * GROUP_BYTES + row % 8 * 16 + row / 8 * 8 + 4 * i, file(4 * i)),
+    |_row, _i, _file| crate::simt::trap()
+);
+
+impl QuantFragments for IQ4_NL {
+    const SUB: usize = 32;
+    const HAS_OFFSET: bool = false;
+
+    type Scales = u32;
+
+    #[inline(always)]
+    fn scales<T: TileBytes>(tile: T, g: usize, c: usize) -> u32 {
+        tile.word(GROUP_BYTES / 4 + 4 * g + c)
+    }
+
+    #[inline(always)]
+    fn scale(scales: &u32, _: usize, half: usize) -> f32 {
+        half_float(*scales, half)
+    }
+
+    #[inline(always)]
+    fn offset(_: &u32, _: usize, _: usize) -> f32 {
+        0.0
+    }
+}
+
+impl QuantFragments for MXFP4 {
+    const SUB: usize = 32;
+    const HAS_OFFSET: bool = false;
+
+    /// The exponents of both rows.
+    type Scales = [u8; 2];
+
+    #[inline(always)]
+    fn scales<T: TileBytes>(tile: T, g: usize, c: usize) -> [u8; 2] {
+        let [near, far] = tile.words2(GROUP_BYTES / 4 + 2 * g);
+        [(near >> (8 * c)) as u8, (far >> (8 * c)) as u8]
+    }
+
+    #[inline(always)]
+    fn scale(scales: &[u8; 2], _: usize, half: usize) -> f32 {
+        half_e8m0(if half == 0 { scales[0] } else { scales[1] })
+    }
+
+    #[inline(always)]
+    fn offset(_: &[u8; 2], _: usize, _: usize) -> f32 {
+        0.0
+    }
+}
+
+/// What a lane holds of the scales of IQ4_XS: the file's words of both rows, those of scales moved to sub-block c.
+#[derive(Clone, Copy)]
+pub struct ScalesXs {
+    d: [u32; 2],
+    high: [u32; 2],
+    low: [u32; 2],
+}
+
+impl QuantFragments for IQ4_XS {
+    const SUB: usize = 32;
+    const HAS_OFFSET: bool = false;
+
+    type Scales = ScalesXs;
+
+    #[inline(always)]
+    fn scales<T: TileBytes>(tile: T, g: usize, c: usize) -> ScalesXs {
+        let [d, low, d_8, low_8] = tile.words4(2 * GROUP_BYTES / 4 + 4 * g);
+        let (high, high_8) = (d >> (16 + 2 * c), d_8 >> (16 + 2 * c));
+        ScalesXs { d: [d, d_8], high: [high, high_8], low: [low >> (4 * c), low_8 >> (4 * c)] }
+    }
+
+    /// [`IQ4_XS::scale`] of sub-block 4 t + c.
+    #[inline(always)]
+    fn scale(scales: &ScalesXs, t: usize, half: usize) -> f32 {
+        let word = |[near, far]: [u32; 2]| if half == 0 { near } else { far };
+        let (low, high) = (word(scales.low) >> (16 * t), word(scales.high) >> (8 * t));
+        let scale = (low & 15 | (high & 3) << 4) as i32 - 32;
+        half_float(word(scales.d), 0) * scale as f32
+    }
+
+    #[inline(always)]
+    fn offset(_: &ScalesXs, _: usize, _: usize) -> f32 {
+        0.0
+    }
+}
