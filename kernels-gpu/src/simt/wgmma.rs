@@ -92,6 +92,14 @@ impl<const LEN: usize> Accumulators<LEN> {
         self.0.mma_registers(a, b.0, tile_rows, k);
     }
 
+    /// As [`Accumulators::mma`], with the 64 rows by 16 K-elements of `a` in registers, as
+    /// [`Accumulators::mma_registers`] takes them. They must stay as they are until the product is done.
+    #[inline(always)]
+    #[track_caller]
+    pub fn mma_registers_rows<T: Operand>(&mut self, a: [u32; 4], b: Rows<T>, k: usize, add: bool) {
+        self.0.mma_registers_rows(a, b.0, k, add);
+    }
+
     /// Closes a group of products.
     #[inline(always)]
     #[track_caller]
@@ -122,10 +130,10 @@ impl<const LEN: usize> Accumulators<LEN> {
     }
 }
 
-/// Orders the making of operands in registers, 64 x 128 elements, before the products that follow, as
+/// Orders the making of operands in registers, 64 x 16 elements each, before the products that follow, as
 /// [`Accumulators::fence`] does for results.
 #[inline(always)]
-pub fn fence_operands(operands: &mut [[u32; 4]; 8]) {
+pub fn fence_operands<const N: usize>(operands: &mut [[u32; 4]; N]) {
     target::fence_operands(operands);
 }
 

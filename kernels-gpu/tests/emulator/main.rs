@@ -9,6 +9,7 @@ mod planted_hopper;
 mod planted_matrix;
 mod planted_pdl;
 mod planted_races;
+mod products;
 mod run;
 mod words;
 

@@ -52,15 +52,26 @@ pub enum Word {
     MmaBf16,
     /// `matrix::mma_m16n8k32_s8`
     MmaS8,
-    /// `Accumulators::mma`
+    /// `Accumulators::mma` and its like
     Wgmma {
         /// Columns of the results.
         n: usize,
         /// Whether the operands are bf16, not f16.
         is_bf16: bool,
-        /// Whether the first operand is in registers, and the second one's rows are K-elements.
-        a_in_registers: bool,
+        /// Where the operands are.
+        operands: Operands,
     },
+}
+
+/// Where the operands of a warpgroup's product are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operands {
+    /// `Accumulators::mma`: both in shared memory, K-major.
+    Rows,
+    /// `Accumulators::mma_registers`: the first in registers; rows of the second are K-elements.
+    RegistersAndColumns,
+    /// `Accumulators::mma_registers_rows`: the first in registers, the second K-major.
+    RegistersAndRows,
 }
 
 impl fmt::Display for Word {
@@ -80,8 +91,9 @@ impl fmt::Display for Word {
             Word::MmaF16 => "matrix::mma_m16n8k16_f16",
             Word::MmaBf16 => "matrix::mma_m16n8k16_bf16",
             Word::MmaS8 => "matrix::mma_m16n8k32_s8",
-            Word::Wgmma { a_in_registers: false, .. } => "Accumulators::mma",
-            Word::Wgmma { .. } => "Accumulators::mma_registers",
+            Word::Wgmma { operands: Operands::Rows, .. } => "Accumulators::mma",
+            Word::Wgmma { operands: Operands::RegistersAndColumns, .. } => "Accumulators::mma_registers",
+            Word::Wgmma { operands: Operands::RegistersAndRows, .. } => "Accumulators::mma_registers_rows",
             Word::Ldmatrix { n, transposed } => {
                 return write!(f, "Tile::ldmatrix_x{n}{}", suffix(*transposed));
             }

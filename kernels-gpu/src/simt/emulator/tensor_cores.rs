@@ -10,7 +10,7 @@ use half::{bf16, f16};
 
 use super::block::{BlockState, LANES, Thread, current};
 use super::check::{Piece, TENSOR_CORES};
-use super::collective::{Registers, Word};
+use super::collective::{Operands, Registers, Word};
 use super::copy_engine::{Rows, piece_of};
 use super::violation::Fault;
 use crate::simt::wgmma::{K, Operand, SIZE};
@@ -88,7 +88,10 @@ impl<const LEN: usize> Accumulators<LEN> {
         self.registers[B].set(b.handle());
         self.registers[COL].set(k as u32);
         self.registers[ADD].set(u32::from(add));
-        self.say(Word::Wgmma { n: 2 * LEN, is_bf16: T::IS_BF16, a_in_registers: false }, Location::caller());
+        self.say(
+            Word::Wgmma { n: 2 * LEN, is_bf16: T::IS_BF16, operands: Operands::Rows },
+            Location::caller(),
+        );
     }
 
     #[track_caller]
@@ -101,7 +104,22 @@ impl<const LEN: usize> Accumulators<LEN> {
         self.registers[ADD].set(1);
         self.registers[TILE_ROWS].set(tile_rows as u32);
         self.registers[FRAGMENTS..HEADER].iter().zip(a).for_each(|(register, value)| register.set(value));
-        self.say(Word::Wgmma { n: 2 * LEN, is_bf16: T::IS_BF16, a_in_registers: true }, Location::caller());
+        self.say(
+            Word::Wgmma { n: 2 * LEN, is_bf16: T::IS_BF16, operands: Operands::RegistersAndColumns },
+            Location::caller(),
+        );
+    }
+
+    #[track_caller]
+    pub fn mma_registers_rows<T: Operand>(&mut self, a: [u32; 4], b: Rows<T>, k: usize, add: bool) {
+        b.check_rows(2 * LEN);
+        assert!(k.is_multiple_of(K) && k + K <= COLS, "K-elements {k} to {} of {COLS}", k + K - 1);
+        self.registers[B].set(b.handle());
+        self.registers[COL].set(k as u32);
+        self.registers[ADD].set(u32::from(add));
+        self.registers[FRAGMENTS..HEADER].iter().zip(a).for_each(|(register, value)| register.set(value));
+        let operands = Operands::RegistersAndRows;
+        self.say(Word::Wgmma { n: 2 * LEN, is_bf16: T::IS_BF16, operands }, Location::caller());
     }
 
     fn say(&mut self, word: Word, location: &'static Location<'static>) {
@@ -144,9 +162,7 @@ pub fn carry_out<'a>(
     group: &'a [Thread],
     block: &BlockState,
 ) -> Result<(), (&'a Thread, Fault)> {
-    let Word::Wgmma { n, is_bf16, a_in_registers } = word else {
-        unreachable!("{word} is no word of a warpgroup")
-    };
+    let Word::Wgmma { n, is_bf16, operands } = word else { unreachable!("{word} is no word of a warpgroup") };
     let first = &group[0];
     let differs =
         |registers: &&Registers<'_>| (0..FRAGMENTS).any(|i| registers[i].get() != lanes[0][i].get());
@@ -192,13 +208,15 @@ pub fn carry_out<'a>(
         Ok(columns)
     };
     let of_first = |fault| (first, fault);
-    let (a, b) = if a_in_registers {
-        let tile_rows = lanes[0][TILE_ROWS].get() as usize;
-        (fragments(lanes, unpack), columns(lanes[0][B].get(), tile_rows).map_err(of_first)?)
-    } else {
-        let a = rows(lanes[0][A].get(), M).map_err(of_first)?;
-        (a, rows(lanes[0][B].get(), n).map_err(of_first)?)
+    let a = match operands {
+        Operands::Rows => rows(lanes[0][A].get(), M).map_err(of_first)?,
+        Operands::RegistersAndColumns | Operands::RegistersAndRows => fragments(lanes, unpack),
     };
+    let b = match operands {
+        Operands::Rows | Operands::RegistersAndRows => rows(lanes[0][B].get(), n),
+        Operands::RegistersAndColumns => columns(lanes[0][B].get(), lanes[0][TILE_ROWS].get() as usize),
+    };
+    let b = b.map_err(of_first)?;
     let add = lanes[0][ADD].get() != 0;
     for (t, registers) in lanes.iter().enumerate() {
         for i in 0..n / 2 {
@@ -229,7 +247,7 @@ fn fragments(lanes: &[Registers<'_>], unpack: impl Fn(u16) -> f64) -> Vec<[f64; 
 }
 
 /// Operands in registers are read when the product is said.
-pub fn fence_operands(_operands: &mut [[u32; 4]; 8]) {}
+pub fn fence_operands<const N: usize>(_operands: &mut [[u32; 4]; N]) {}
 
 pub fn release_registers<const N: u32>() {}
 

@@ -13,6 +13,8 @@ mod math;
 mod matrix;
 mod memory;
 mod warp;
+#[cfg(oxwarp_sm = "90a")]
+mod wgmma;
 
 pub use async_copy::*;
 #[cfg(oxwarp_sm = "90a")]
@@ -21,6 +23,8 @@ pub use math::*;
 pub use matrix::*;
 pub use memory::*;
 pub use warp::*;
+#[cfg(oxwarp_sm = "90a")]
+pub use wgmma::*;
 
 use core::arch::nvptx;
 
