@@ -84,6 +84,21 @@ pub fn linear(y: &mut [f64], w: &[f64], x: &[f64], n_cols: usize) {
     }
 }
 
+/// y = x / scale for each row of `dim` elements, where scale is the power of two that brings the row's largest element to
+/// 2^14 up to 2^15, but at least 2^-100. Not rounded, not permuted.
+pub fn narrow(y: &mut [f64], scales: &mut [f64], x: &[f64], dim: usize) {
+    assert!(x.len() == y.len() && x.len() == scales.len() * dim, "narrow");
+    for ((y, scale), x) in y.chunks_exact_mut(dim).zip(scales).zip(x.chunks_exact(dim)) {
+        let largest = x.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+        let mut shift = 100;
+        while largest * 2f64.powi(shift) >= 32768.0 {
+            shift -= 1;
+        }
+        *scale = 2f64.powi(-shift);
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = x / *scale);
+    }
+}
+
 /// y = silu(gate) · up, silu(g) = g / (1 + e^−g).
 pub fn swiglu(y: &mut [f64], gate: &[f64], up: &[f64]) {
     assert!(y.len() == gate.len() && y.len() == up.len(), "swiglu");

@@ -178,24 +178,28 @@ pub fn gemm_wgmma_f16_n64(
     gemm::<f16, 64, 32, STAGES_64>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
-/// What the tiles of y are: their numbers, and which are whose.
+/// The tiles of y, and the order in which blocks take them.
 #[derive(Clone, Copy)]
-struct Tiles {
-    tokens: u32,
-    rows: u32,
+pub(crate) struct Tiles {
+    /// Tiles side by side along the tokens.
+    pub tokens: u32,
+    /// Tiles along the rows.
+    pub rows: u32,
+    /// Tiles of tokens in a group.
+    pub group: u32,
 }
 
 impl Tiles {
-    /// First token and row of tile `i`: groups of [`GROUP`] tiles of tokens, in each group all tokens of one tile of
-    /// rows before the next.
+    /// Numbers along tokens and rows of tile `i`: groups of tiles of tokens, in each group all tokens of one tile of rows
+    /// before the next.
     #[inline(always)]
-    fn at(self, i: u32, tile_rows: u32) -> (u32, u32) {
-        let per_group = GROUP * self.rows;
+    pub fn at(self, i: u32) -> (u32, u32) {
+        let per_group = self.group * self.rows;
         let group = i / per_group;
-        let first = group * GROUP;
-        let n_tokens = (self.tokens - first).min(GROUP);
+        let first = group * self.group;
+        let n_tokens = (self.tokens - first).min(self.group);
         let in_group = i - group * per_group;
-        ((first + in_group % n_tokens) * TILE_TOKENS, in_group / n_tokens * tile_rows)
+        (first + in_group % n_tokens, in_group / n_tokens)
     }
 }
 
@@ -213,17 +217,21 @@ fn gemm<T: Operand, const ROWS: u32, const LEN: usize, const STAGES: usize>(
     let staged = shared.rows::<T>(2 * N_STAGED * Y_BOX as usize);
     let ring = Ring::<T, TILE_TOKENS, ROWS, STAGES>::new(&mut shared);
     pdl::launch_dependents();
-    let tiles = Tiles { tokens: n_tokens.div_ceil(TILE_TOKENS), rows: n_rows.div_ceil(ROWS) };
+    let tiles = Tiles { tokens: n_tokens.div_ceil(TILE_TOKENS), rows: n_rows.div_ceil(ROWS), group: GROUP };
+    let corner = |tile: u32| {
+        let (token_tile, row_tile) = tiles.at(tile);
+        (token_tile * TILE_TOKENS, row_tile * ROWS)
+    };
     let n_tiles = tiles.tokens * tiles.rows;
     let n_stages = n_cols.div_ceil(STAGE_COLS);
     wgmma::specialise::<40, 232>(
         || {
             let (mut tile, mut place) = (thread::block_idx_x(), Place::START);
-            let (token, row) = tiles.at(tile, ROWS);
+            let (token, row) = corner(tile);
             let mut n_preloaded = ring.preload(w, Stretch { token, row, first_stage: 0, n_stages });
             pdl::wait();
             while tile < n_tiles {
-                let (token, row) = tiles.at(tile, ROWS);
+                let (token, row) = corner(tile);
                 place = ring.fill(x, w, Stretch { token, row, first_stage: 0, n_stages }, place, n_preloaded);
                 n_preloaded = 0;
                 tile += thread::grid_dim_x();
@@ -236,7 +244,7 @@ fn gemm<T: Operand, const ROWS: u32, const LEN: usize, const STAGES: usize>(
             let first_token = consumer * CONSUMER_TOKENS;
             let mut n_stored = 0;
             while tile < n_tiles {
-                let (token, row) = tiles.at(tile, ROWS);
+                let (token, row) = corner(tile);
                 let mut results = Accumulators::<LEN>::zero();
                 place = ring.multiply(&mut results, (first_token, 0), n_stages, place);
                 n_stored =

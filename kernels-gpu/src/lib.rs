@@ -18,10 +18,12 @@
 //! | [`embedding`] | looks up the rows of tokens |
 //! | [`gelu`] | the Gaussian error linear unit, plain and gated |
 //! | [`gemm`] | linear layers over many tokens |
+//! | [`gemm_quant`] | the same on Hopper, quantised weights |
 //! | [`gemm_wgmma`] | the same on Hopper, 16-bit operands |
 //! | [`gemm_mma`] | the same on the tensor cores |
 //! | [`gemv`] | linear layers over one token or a few |
 //! | [`kv_cache`] | writes new keys and values into the cache |
+//! | [`narrow`] | rounds activations to f16, with a scale a row |
 //! | [`layernorm`] | brings rows to mean 0 and variance 1 |
 //! | [`position`] | adds learned positions |
 //! | [`moe`] | mixtures of experts: routes tokens, groups them by expert, gathers and combines rows |
@@ -72,9 +74,12 @@ pub mod gelu;
 pub mod gemm;
 pub mod gemm_mma;
 #[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
+pub mod gemm_quant;
+#[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
 pub mod gemm_wgmma;
 pub mod gemv;
 pub mod kv_cache;
+pub mod narrow;
 pub mod layernorm;
 pub mod moe;
 pub mod position;

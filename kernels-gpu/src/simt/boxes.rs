@@ -48,6 +48,15 @@ impl<T: Element> Rows<T> {
     }
 }
 
+impl<T: Element> Rows<T> {
+    /// Sets element `col` of row `row`.
+    #[inline(always)]
+    #[track_caller]
+    pub fn set(self, row: usize, col: usize, value: T) {
+        self.0.set(row, col, value);
+    }
+}
+
 impl<T: Bits16> Rows<T> {
     /// Stores four 8 x 8 matrices of 16-bit elements (`stmatrix.x4`), a word of the warp: lane `l` names row
     /// `l % 8` of matrix `l / 8` as 16-byte piece `piece` of row `row`, and gives elements `2 (l % 4)` and

@@ -94,6 +94,15 @@ impl<T: Element> Rows<T> {
     }
 }
 
+impl<T: Element> Rows<T> {
+    #[inline(always)]
+    #[track_caller]
+    pub fn set(self, row: usize, col: usize, value: T) {
+        let (piece, place) = (col / Self::PER_PIECE % PIECES, col % Self::PER_PIECE);
+        self.tile.store::<1>(self.element_of(row, piece) + place, [value]);
+    }
+}
+
 /// Bits of a handle: the KiB at which the tile starts, the first row, the tile's number.
 const FIRST_SHIFT: u32 = 8;
 const NUMBER_SHIFT: u32 = 20;

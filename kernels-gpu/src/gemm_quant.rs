@@ -1,0 +1,222 @@
+//! Matrix times matrix on Hopper's tensor cores with quantised weights: linear layers over many tokens.
+//!
+//! The tensor cores take weights from registers here: rows of w are rows of matrix a, tokens are columns of the results. So
+//! packed weights go from memory to the lanes that need them ([`crate::quant::fragments`]), which decode them to f16
+//! themselves; nobody stores a decoded weight. A block is three warpgroups. One thread of the first, the producer, has the
+//! copy engine fill a ring of stages with x. The other two, the consumers, each own 64 rows of the block's tile of y, of 128
+//! rows by 64, 128 or 256 tokens.
+//!
+//! A consumer's lane fetches its weights 128 columns ahead, and decodes those of the next 32 columns while the tensor cores
+//! work on the 32 before. Blocks stay and take tile after tile.
+//!
+//! **Numbers.** A weight is scale · q + offset, both rounded to f16, and the result rounded to f16: three errors of at most
+//! 2^-11 each. x is f16 with a scale for each token ([`crate::narrow`]). Products are exact, sums in f32. Weights are
+//! multiplied by [`WEIGHT_FACTOR`] so that small ones are no subnormal halves. A weight of 1023 or more, or such a scale or
+//! offset, becomes infinite, and so do results or NaN: models have weights below 100.
+
+mod consumer;
+mod items;
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod plan;
+mod ring;
+mod staging;
+
+use crate::quant::fragments::{Fragments, QuantFragments};
+use crate::quant::{Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use crate::simt::boxes::{self, InBoxes, OutBoxes, rows_bytes};
+use crate::simt::mbarrier::{self, Place};
+use crate::simt::prelude::*;
+use crate::simt::wgmma::{self, Accumulators};
+use consumer::{Consumer, UNIT_COLS};
+use items::{Items, Shape};
+use ring::Ring;
+use staging::{STAGED_ROWS, Scales, Staging, Y_BOX};
+
+/// Threads of a block: the producer's warpgroup and two consumers.
+pub const THREADS: u32 = 3 * wgmma::SIZE;
+/// Rows of a block's tile.
+pub const TILE_ROWS: u32 = 128;
+/// Rows of a consumer.
+const CONSUMER_ROWS: u32 = 64;
+/// Tokens that are worked on side by side, so that their x stays in the second-level cache.
+const GROUP_TOKENS: u32 = 1024;
+/// Weights are multiplied by this, and results divided.
+pub const WEIGHT_FACTOR: f32 = 64.0;
+
+/// A block's shared memory.
+const fn shared_bytes(tokens: u32, stages: usize) -> usize {
+    rows_bytes(stages * tokens as usize + 2 * STAGED_ROWS) + 2 * mbarrier::bytes(stages)
+}
+
+const STAGES_256: usize = 6;
+const STAGES_128: usize = 10;
+const STAGES_64: usize = 12;
+
+macro_rules! entries {
+    ($format:ty, $n256:ident, $n128:ident, $n64:ident) => {
+        entries!($format, $n256, 256, 128, STAGES_256);
+        entries!($format, $n128, 128, 64, STAGES_128);
+        entries!($format, $n64, 64, 32, STAGES_64);
+    };
+    ($format:ty, $name:ident, $tokens:literal, $len:literal, $stages:ident) => {
+        #[doc = concat!("y\\[t, o\\] = Σ w\\[o, k\\] · x\\[t, k\\], tiles of 128 rows by ", $tokens, " tokens.")]
+        ///
+        /// `y [n_tokens, n_rows]`, or if columns are divided `[n_parts, n_tokens, n_rows]` with the tokens of a part padded to
+        /// whole tiles: part p is the sum over the columns of `part_units` units of 128; `w [n_rows, n_cols]` in
+        /// fragments; `x [n_tokens, n_cols]` with `x_scales [n_tokens]`, both from [`crate::narrow`]. Sums in f32, in the
+        /// order of k.
+        ///
+        /// Grid: any number of blocks up to that of tiles times parts, best one a multiprocessor.
+        /// Requires: compute capability 9.0; `n_rows` a multiple of 4, `n_cols` of 32.
+        /// Fast because: (1) packed weights are read once a block, 16 bytes a lane, into the registers where they are needed;
+        /// (2) decoding overlaps with the products of the columns before; (3) `wgmma` reads only x from shared memory,
+        /// which the copy engine fills; (4) results leave through shared memory, in whole rows of 128 bytes.
+        #[kernel(threads = THREADS, shared = shared_bytes($tokens, $stages), min_blocks = 1, pdl, sm_90a)]
+        pub fn $name(
+            y: OutBoxes<f32, Y_BOX>,
+            w: In<u8>,
+            x: InBoxes<f16, $tokens>,
+            x_scales: In<f32>,
+            n_tokens: u32,
+            n_rows: u32,
+            n_cols: u32,
+            part_units: u32,
+        ) {
+            let shape = Shape { n_tokens, n_rows, n_cols, part_units };
+            const GROUPS: usize = UNIT_COLS as usize / <$format as Fragments>::GROUP_COLS;
+            gemm::<$format, $tokens, $len, $stages, GROUPS>(y, w, x, x_scales, shape);
+        }
+    };
+}
+
+entries!(Q4_0, gemm_quant_q4_0_t256, gemm_quant_q4_0_t128, gemm_quant_q4_0_t64);
+entries!(Q4_1, gemm_quant_q4_1_t256, gemm_quant_q4_1_t128, gemm_quant_q4_1_t64);
+entries!(Q5_0, gemm_quant_q5_0_t256, gemm_quant_q5_0_t128, gemm_quant_q5_0_t64);
+entries!(Q5_1, gemm_quant_q5_1_t256, gemm_quant_q5_1_t128, gemm_quant_q5_1_t64);
+entries!(Q8_0, gemm_quant_q8_0_t256, gemm_quant_q8_0_t128, gemm_quant_q8_0_t64);
+entries!(Q4_K, gemm_quant_q4_k_t256, gemm_quant_q4_k_t128, gemm_quant_q4_k_t64);
+entries!(Q5_K, gemm_quant_q5_k_t256, gemm_quant_q5_k_t128, gemm_quant_q5_k_t64);
+entries!(Q6_K, gemm_quant_q6_k_t256, gemm_quant_q6_k_t128, gemm_quant_q6_k_t64);
+
+#[inline(always)]
+#[track_caller]
+fn gemm<Q: QuantFragments, const TOKENS: u32, const LEN: usize, const STAGES: usize, const GROUPS: usize>(
+    y: OutBoxes<f32, Y_BOX>,
+    w: In<u8>,
+    x: InBoxes<f16, TOKENS>,
+    x_scales: In<f32>,
+    shape: Shape,
+) {
+    let mut shared = Shared::new();
+    let staged = shared.rows::<f32>(2 * STAGED_ROWS);
+    let ring = Ring::<TOKENS, STAGES>::new(&mut shared);
+    pdl::launch_dependents();
+    let items = Items::new(shape, TOKENS);
+    let warpgroup = thread::thread_idx_x() / wgmma::SIZE;
+    if warpgroup == 0 {
+        wgmma::release_registers::<24>();
+        if thread::thread_idx_x() == 0 {
+            produce(x, ring, items);
+        }
+    } else {
+        wgmma::take_registers::<240>();
+        let consumer = warpgroup - 1;
+        let staging = Staging { y, rows: staged.at_row(consumer as usize * STAGED_ROWS), consumer };
+        consume::<Q, TOKENS, LEN, STAGES, GROUPS>(w, x_scales, ring, staging, items, shape);
+    }
+}
+
+/// Loads x for the block's items.
+#[inline(always)]
+#[track_caller]
+fn produce<const TOKENS: u32, const STAGES: usize>(
+    x: InBoxes<f16, TOKENS>,
+    ring: Ring<TOKENS, STAGES>,
+    items: Items,
+) {
+    pdl::wait();
+    let (mut i, mut place) = (thread::block_idx_x(), Place::START);
+    while i < items.n {
+        place = ring.fill(x, items.at(i), place);
+        i += thread::grid_dim_x();
+    }
+}
+
+/// Multiplies a consumer's part of the block's items.
+#[inline(always)]
+#[track_caller]
+fn consume<
+    Q: QuantFragments,
+    const TOKENS: u32,
+    const LEN: usize,
+    const STAGES: usize,
+    const GROUPS: usize,
+>(
+    w: In<u8>,
+    x_scales: In<f32>,
+    ring: Ring<TOKENS, STAGES>,
+    staging: Staging,
+    items: Items,
+    shape: Shape,
+) {
+    let mut i = thread::block_idx_x();
+    let first_row = staging.consumer * CONSUMER_ROWS;
+    let this = Consumer::<Q, GROUPS>::new(w, shape.n_rows, shape.n_cols, first_row);
+    // No earlier kernel writes weights, so they need not wait.
+    let mut ready = this.start(items.at(i));
+    pdl::wait();
+    let (mut place, mut n_stored) = (Place::START, 0);
+    while i < items.n {
+        let item = items.at(i);
+        i += thread::grid_dim_x();
+        let next = items.at(if i < items.n { i } else { 0 });
+        let scales = Scales::load(x_scales, item.token, shape.n_tokens);
+        let mut results = Accumulators::<LEN>::zero();
+        (place, ready) = this.multiply(&mut results, &ring, ready, item, next, place);
+        n_stored = staging.store(&results, &scales, (items.y_row(item), item.row + first_row), n_stored);
+    }
+    // A block's shared memory must outlive the stores that read it.
+    if thread::thread_idx_x().is_multiple_of(wgmma::SIZE) {
+        boxes::wait_stores_read::<0>();
+    }
+}
+
+/// Threads of a block of [`gemm_quant_sum_f32`].
+pub const SUM_THREADS: u32 = 256;
+/// Elements of y that a thread of [`gemm_quant_sum_f32`] owns.
+pub const SUM_VECTOR: u32 = 4;
+
+/// y = the sum of `n_parts` parts, in their order, each `stride` elements after the one before.
+///
+/// `y [n]`, `parts [n_parts, stride]`.
+///
+/// Grid: [`SUM_THREADS`] · [`SUM_VECTOR`] elements of y a block.
+/// Requires: `n` and `stride` multiples of 4.
+/// Fast because: 16-byte loads, and the parts are still in the second-level cache.
+#[kernel(threads = SUM_THREADS, pdl, sm_90a)]
+pub fn gemm_quant_sum_f32(y: Out<f32>, parts: In<f32>, n: u32, stride: u32, n_parts: u32) {
+    pdl::launch_dependents();
+    pdl::wait();
+    let i = thread::index_1d() * SUM_VECTOR as usize;
+    if i >= n as usize {
+        return;
+    }
+    let mut sum = parts.load::<4>(i);
+    let mut part = 1;
+    while part < n_parts {
+        let more = parts.load::<4>(part as usize * stride as usize + i);
+        sum = [sum[0] + more[0], sum[1] + more[1], sum[2] + more[2], sum[3] + more[3]];
+        part += 1;
+    }
+    y.store(i, sum);
+}
+
+/// Floating-point operations of a product.
+pub const fn gemm_quant_flops(n_tokens: usize, n_rows: usize, n_cols: usize) -> u64 {
+    2 * n_tokens as u64 * n_rows as u64 * n_cols as u64
+}
+
+/// Bytes that a product must move at least: the packed weights, x in f16 and y in f32 once.
+pub const fn gemm_quant_bytes(w_bytes: usize, n_tokens: usize, n_rows: usize, n_cols: usize) -> u64 {
+    w_bytes as u64 + n_tokens as u64 * (2 * n_cols as u64 + 4 * n_rows as u64)
+}

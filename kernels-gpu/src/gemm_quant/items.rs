@@ -1,0 +1,69 @@
+//! What blocks work on, and in which order.
+
+use super::consumer::UNIT_COLS;
+use super::{GROUP_TOKENS, TILE_ROWS};
+use crate::gemm_wgmma::Tiles;
+
+/// Sizes of a product, and units of columns in a part.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub n_tokens: u32,
+    pub n_rows: u32,
+    pub n_cols: u32,
+    pub part_units: u32,
+}
+
+/// What a block works on at a time: some units of columns of a tile.
+#[derive(Clone, Copy)]
+pub struct Item {
+    pub token: u32,
+    pub row: u32,
+    pub part: u32,
+    pub first_unit: u32,
+    pub n_units: u32,
+}
+
+/// All items, in the order in which blocks take them.
+#[derive(Clone, Copy)]
+pub struct Items {
+    pub tiles: Tiles,
+    pub n: u32,
+    pub n_units: u32,
+    pub part_units: u32,
+    pub tile_tokens: u32,
+}
+
+impl Items {
+    #[inline(always)]
+    pub fn new(shape: Shape, tile_tokens: u32) -> Self {
+        let tiles = Tiles {
+            tokens: shape.n_tokens.div_ceil(tile_tokens),
+            rows: shape.n_rows.div_ceil(TILE_ROWS),
+            group: GROUP_TOKENS / tile_tokens,
+        };
+        let n_units = shape.n_cols.div_ceil(UNIT_COLS);
+        let n = tiles.tokens * tiles.rows * n_units.div_ceil(shape.part_units);
+        Self { tiles, n, n_units, part_units: shape.part_units, tile_tokens }
+    }
+
+    #[inline(always)]
+    pub fn at(self, i: u32) -> Item {
+        let n_tiles = self.tiles.tokens * self.tiles.rows;
+        let part = i / n_tiles;
+        let (token_tile, row_tile) = self.tiles.at(i - part * n_tiles);
+        let first_unit = part * self.part_units;
+        Item {
+            token: token_tile * self.tile_tokens,
+            row: row_tile * TILE_ROWS,
+            part,
+            first_unit,
+            n_units: self.part_units.min(self.n_units - first_unit),
+        }
+    }
+
+    /// Row of the results' matrix at which an item's begin: parts lie below each other, padded to whole tiles.
+    #[inline(always)]
+    pub fn y_row(self, item: Item) -> u32 {
+        item.part * self.tiles.tokens * self.tile_tokens + item.token
+    }
+}

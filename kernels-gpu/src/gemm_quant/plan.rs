@@ -1,0 +1,224 @@
+//! Which of the products to launch, and how.
+
+use std::fmt;
+
+use super::*;
+use crate::launch::{Device, DeviceSlice, Grid, Matrix, MatrixMut};
+
+/// A product y [n_tokens, n_rows] = x [n_tokens, n_cols] · w [n_rows, n_cols]ᵀ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows of x and y.
+    pub n_tokens: usize,
+    /// Rows of w, columns of y; a multiple of 4.
+    pub n_rows: usize,
+    /// Columns of x and w; a multiple of 32.
+    pub n_cols: usize,
+}
+
+/// How a product is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What is multiplied.
+    pub shape: Shape,
+    /// Tokens of a tile: 64, 128 or 256.
+    pub tile_tokens: u32,
+    /// Into how many parts the columns are divided. The sums of several parts go to the workspace first.
+    pub n_parts: u32,
+    /// Units of 128 columns in a part, all but the last.
+    pub part_units: u32,
+    /// Blocks of the product.
+    pub n_blocks: u32,
+}
+
+/// The sizes of tiles that there are.
+pub const TILE_TOKENS: [u32; 3] = [256, 128, 64];
+/// More parts than this are never worth their sums.
+const PARTS_MAX: u32 = 16;
+
+impl Plan {
+    /// The plan for a GPU with this many multiprocessors.
+    ///
+    /// # Panics
+    /// If a dimension is zero, or rows of x, w or y have a length that no kernel takes.
+    pub fn new(shape: Shape, n_multiprocessors: u32) -> Self {
+        let plans = TILE_TOKENS.into_iter().flat_map(|tokens| {
+            (1..=PARTS_MAX).map(move |n_parts| Self::with(shape, tokens, n_parts, n_multiprocessors))
+        });
+        plans.min_by_key(|plan| plan.cost(n_multiprocessors)).expect("one at least")
+    }
+
+    /// The plan with tiles of so many tokens and at most so many parts.
+    ///
+    /// # Panics
+    /// As [`Plan::new`].
+    pub fn with(shape: Shape, tile_tokens: u32, n_parts: u32, n_multiprocessors: u32) -> Self {
+        let Shape { n_tokens, n_rows, n_cols } = shape;
+        assert!(n_tokens > 0 && n_rows > 0 && n_cols > 0, "an empty product: {shape:?}");
+        assert!(
+            n_rows.is_multiple_of(4) && n_cols.is_multiple_of(32),
+            "rows of y must be multiples of 16 bytes, and rows of w of 32 elements: {shape:?}"
+        );
+        assert!(TILE_TOKENS.contains(&tile_tokens), "no product with tiles of {tile_tokens} tokens");
+        let n_units = (n_cols as u32).div_ceil(UNIT_COLS);
+        let part_units = n_units.div_ceil(n_parts);
+        let n_parts = n_units.div_ceil(part_units);
+        let plan = Self { shape, tile_tokens, n_parts, part_units, n_blocks: 0 };
+        Self { n_blocks: plan.n_items().min(n_multiprocessors), ..plan }
+    }
+
+    /// Tiles times parts.
+    fn n_items(&self) -> u32 {
+        let row_tiles = (self.shape.n_rows as u32).div_ceil(TILE_ROWS);
+        self.padded_tokens() / self.tile_tokens * row_tiles * self.n_parts
+    }
+
+    /// Tokens of whole tiles.
+    fn padded_tokens(&self) -> u32 {
+        (self.shape.n_tokens as u32).next_multiple_of(self.tile_tokens)
+    }
+
+    /// What the plan costs, in cycles of a multiprocessor: rounds of blocks, and the traffic of several parts. A unit takes the
+    /// tensor cores 8 cycles a token; with few tokens its decoding takes longer. (To weigh plans against each other, this
+    /// need not be exact.)
+    fn cost(&self, n_multiprocessors: u32) -> u64 {
+        const START: u64 = 1500;
+        const SUM_START: u64 = 4000;
+        const CACHE_BYTES: u64 = 2500;
+        let (unit, results) = match self.tile_tokens {
+            256 => (2048, 2500),
+            128 => (1080, 1300),
+            _ => (900, 700),
+        };
+        let rounds = u64::from(self.n_items().div_ceil(n_multiprocessors));
+        let product = rounds * (u64::from(self.part_units) * unit + results) + START;
+        let sum = match self.n_parts {
+            1 => 0,
+            n => {
+                2 * (4 * n as usize * self.shape.n_tokens * self.shape.n_rows) as u64 / CACHE_BYTES
+                    + SUM_START
+            }
+        };
+        product + sum
+    }
+
+    /// Elements of the workspace.
+    pub fn workspace_len(&self) -> usize {
+        match self.n_parts {
+            1 => 0,
+            n => (n * self.padded_tokens()) as usize * self.shape.n_rows,
+        }
+    }
+
+    /// Launches the product of w in fragments of format `Q` and x with its scales; `workspace` has at least
+    /// [`Plan::workspace_len`] elements.
+    ///
+    /// # Errors
+    /// Those of the device.
+    ///
+    /// # Panics
+    /// If a span is too small.
+    pub fn launch<Q: GemmQuant, D: Device>(
+        &self,
+        device: &D,
+        y: &mut DeviceSlice<f32>,
+        w: &DeviceSlice<u8>,
+        (x, x_scales): (&DeviceSlice<f16>, &DeviceSlice<f32>),
+        workspace: &mut DeviceSlice<f32>,
+    ) -> Result<(), D::Error> {
+        let Shape { n_tokens, n_rows, n_cols } = self.shape;
+        let needed = (n_tokens * n_rows, Q::matrix_bytes(n_rows, n_cols), n_tokens, self.workspace_len());
+        let found = (y.len(), w.len(), x_scales.len(), workspace.len());
+        assert!(
+            found.0 >= needed.0 && found.1 >= needed.1 && found.2 >= needed.2 && found.3 >= needed.3,
+            "{self}: y, w, scales and workspace are {found:?} long, not {needed:?}"
+        );
+        let x = Matrix::new(x, n_tokens, n_cols);
+        if self.n_parts == 1 {
+            let y = MatrixMut::new(y, n_tokens, n_rows);
+            return Q::launch(self, device, y, w, x, x_scales);
+        }
+        let stride = self.padded_tokens() as usize * n_rows;
+        let parts = MatrixMut::new(workspace, self.n_parts as usize * self.padded_tokens() as usize, n_rows);
+        Q::launch(self, device, parts, w, x, x_scales)?;
+        let n = n_tokens * n_rows;
+        let sum = gemm_quant_sum_f32 {
+            y,
+            parts: &*workspace,
+            n: n as u32,
+            stride: stride as u32,
+            n_parts: self.n_parts,
+        };
+        device.launch(sum, Grid::cover(n, (SUM_THREADS * SUM_VECTOR) as usize))
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shape { n_tokens, n_rows, n_cols } = self.shape;
+        write!(
+            f,
+            "{n_tokens} x {n_rows} x {n_cols}: {} blocks, tiles of {} x {TILE_ROWS}",
+            self.n_blocks, self.tile_tokens
+        )?;
+        match self.n_parts {
+            1 => Ok(()),
+            n => write!(f, ", {n} parts of {} columns", self.part_units * UNIT_COLS),
+        }
+    }
+}
+
+/// A format that weights can have.
+pub trait GemmQuant: QuantFragments {
+    /// Launches the product alone; y has the plan's parts.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn launch<D: Device>(
+        plan: &Plan,
+        device: &D,
+        y: MatrixMut<'_, f32>,
+        w: &DeviceSlice<u8>,
+        x: Matrix<'_, f16>,
+        x_scales: &DeviceSlice<f32>,
+    ) -> Result<(), D::Error>;
+}
+
+macro_rules! formats {
+    ($($format:ty: $n256:ident, $n128:ident, $n64:ident;)*) => {$(
+        impl GemmQuant for $format {
+            fn launch<D: Device>(
+                plan: &Plan,
+                device: &D,
+                y: MatrixMut<'_, f32>,
+                w: &DeviceSlice<u8>,
+                x: Matrix<'_, f16>,
+                x_scales: &DeviceSlice<f32>,
+            ) -> Result<(), D::Error> {
+                let Shape { n_tokens, n_rows, n_cols } = plan.shape;
+                let (n_tokens, n_rows, n_cols) = (n_tokens as u32, n_rows as u32, n_cols as u32);
+                let (part_units, grid) = (plan.part_units, Grid::x(plan.n_blocks));
+                match plan.tile_tokens {
+                    256 => {
+                        device.launch($n256 { y, w, x, x_scales, n_tokens, n_rows, n_cols, part_units }, grid)
+                    }
+                    128 => {
+                        device.launch($n128 { y, w, x, x_scales, n_tokens, n_rows, n_cols, part_units }, grid)
+                    }
+                    _ => device.launch($n64 { y, w, x, x_scales, n_tokens, n_rows, n_cols, part_units }, grid),
+                }
+            }
+        }
+    )*};
+}
+
+formats! {
+    Q4_0: gemm_quant_q4_0_t256, gemm_quant_q4_0_t128, gemm_quant_q4_0_t64;
+    Q4_1: gemm_quant_q4_1_t256, gemm_quant_q4_1_t128, gemm_quant_q4_1_t64;
+    Q5_0: gemm_quant_q5_0_t256, gemm_quant_q5_0_t128, gemm_quant_q5_0_t64;
+    Q5_1: gemm_quant_q5_1_t256, gemm_quant_q5_1_t128, gemm_quant_q5_1_t64;
+    Q8_0: gemm_quant_q8_0_t256, gemm_quant_q8_0_t128, gemm_quant_q8_0_t64;
+    Q4_K: gemm_quant_q4_k_t256, gemm_quant_q4_k_t128, gemm_quant_q4_k_t64;
+    Q5_K: gemm_quant_q5_k_t256, gemm_quant_q5_k_t128, gemm_quant_q5_k_t64;
+    Q6_K: gemm_quant_q6_k_t256, gemm_quant_q6_k_t128, gemm_quant_q6_k_t64;
+}

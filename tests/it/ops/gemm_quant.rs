@@ -1,0 +1,192 @@
+//! Products with quantised weights on Hopper's tensor cores against the reference, by every plan.
+
+use kernels_gpu::gemm_quant::WEIGHT_FACTOR;
+use kernels_gpu::gemm_quant::plan::{GemmQuant, Plan, Shape, TILE_TOKENS};
+use kernels_gpu::launch::{Device, Purpose};
+use kernels_gpu::narrow::place;
+use kernels_gpu::quant::layout::GpuLayout;
+use kernels_gpu::quant::{Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, QuantBlock, decode_blocks};
+use kernels_gpu::simt::emulator::{Access, Emulator, View};
+use kernels_gpu::simt::f16;
+use testkit::compare::{F16_ROUNDING, F16_SUBNORMAL_ROUNDING, assert_within, dot_bound, linear_magnitudes};
+use testkit::data::{RandomBlock, Rng, packed, weights};
+use testkit::reference::{self, widen};
+
+/// Activations as the kernel takes them, and their values.
+struct Activations {
+    halves: Vec<f16>,
+    scales: Vec<f32>,
+    values: Vec<f64>,
+}
+
+/// Tokens of very different size: each has its own power of two.
+fn activations(rng: &mut Rng, n_tokens: usize, n_cols: usize) -> Activations {
+    let mut halves = vec![f16::from_bits(0); n_tokens * n_cols];
+    let scales: Vec<f32> = (0..n_tokens).map(|t| 2f32.powi(t as i32 % 7 * 5 - 15)).collect();
+    let mut values = Vec::with_capacity(halves.len());
+    for (i, x) in rng.normal(n_tokens * n_cols, 100.0).into_iter().enumerate() {
+        let (token, col) = (i / n_cols, i % n_cols);
+        let half = f16::from_f32(x);
+        halves[token * n_cols + place(col)] = half;
+        values.push(f64::from(half.to_f32()) * f64::from(scales[token]));
+    }
+    Activations { halves, scales, values }
+}
+
+fn launch<Q: GemmQuant, D: Device>(device: &D, plan: Plan, w: &[u8], x: &Activations) -> Vec<f32> {
+    let w = device.upload(w, Purpose::Weights).unwrap();
+    let x_halves = device.upload(&x.halves, Purpose::Activations).unwrap();
+    let x_scales = device.upload(&x.scales, Purpose::Activations).unwrap();
+    let mut y = device.alloc(plan.shape.n_tokens * plan.shape.n_rows, Purpose::Activations).unwrap();
+    let mut workspace = device.alloc(plan.workspace_len().max(1), Purpose::Other).unwrap();
+    plan.launch::<Q, D>(device, &mut y, &w, (&x_halves, &x_scales), &mut workspace).unwrap();
+    device.download(&y).unwrap()
+}
+
+fn check<Q: GemmQuant + GpuLayout + RandomBlock, D: Device>(device: &D, plan: Plan) {
+    let Shape { n_tokens, n_rows, n_cols } = plan.shape;
+    let mut rng = Rng::new(17);
+    let (blocks, values) = weights::<Q>(&mut rng, n_rows * n_cols / Q::ELEMENTS);
+    let x = activations(&mut rng, n_tokens, n_cols);
+    let found = launch::<Q, D>(device, plan, &packed(&blocks, n_cols), &x);
+    let w = widen(&values);
+    let mut expected = vec![0.0; n_tokens * n_rows];
+    reference::linear(&mut expected, &w, &x.values, n_cols);
+
+    // A weight is scale · q + offset. Both are rounded to f16, and so is the result, all of them times the factor.
+    let mut offsets = vec![0.0f32; w.len()];
+    if Q::HAS_OFFSET {
+        let lowest: Vec<Q> = blocks.iter().map(|block| block.with_quants(0)).collect();
+        decode_blocks(&lowest, &mut offsets);
+    }
+    let subnormal = (128.0 + 2.0) * F16_SUBNORMAL_ROUNDING / f64::from(WEIGHT_FACTOR);
+    let rounding = |(&w, &offset): (&f64, &f32)| {
+        let offset = f64::from(offset);
+        (2.0 + 2.0 * F16_ROUNDING) * F16_ROUNDING * ((w - offset).abs() + offset.abs()) + subnormal
+    };
+    let errors: Vec<f64> = w.iter().zip(&offsets).map(rounding).collect();
+    let weights_off = linear_magnitudes(&errors, &x.values, n_cols);
+    let sums = linear_magnitudes(&w, &x.values, n_cols);
+    // The tensor cores may cut off what they add, instead of rounding it: twice the error of each addition. Parts are added
+    // and multiplied by a scale after them; that is a power of two.
+    let chain = 2 * n_cols + plan.n_parts as usize;
+    let bound = |i: usize| weights_off[i] + dot_bound(chain, sums[i] + weights_off[i]);
+    assert_within(&format!("{} {plan}", Q::NAME), &found, &expected, &[n_tokens, n_rows], bound);
+}
+
+const fn shape(n_tokens: usize, n_rows: usize, n_cols: usize) -> Shape {
+    Shape { n_tokens, n_rows, n_cols }
+}
+
+/// Partial tiles in all dimensions: 70 = 64 + 6 tokens, rows that end within a warp's 16 and leave a consumer without
+/// any, a last unit of 32 columns, or a block of 256; every format and two blocks.
+#[test]
+fn every_format() {
+    macro_rules! every_format {
+        ($($format:ty, $n_cols:literal;)*) => {$(
+            on_hopper!(|device| check::<$format, _>(device, Plan::with(shape(70, 152, $n_cols), 64, 1, 2)));
+        )*};
+    }
+    every_format! {
+        Q4_0, 160;
+        Q4_1, 160;
+        Q5_0, 160;
+        Q5_1, 160;
+        Q8_0, 160;
+        Q4_K, 256;
+        Q5_K, 256;
+        Q6_K, 256;
+    }
+}
+
+/// Wide tiles: a last one with one token, more stages than the ring has, and blocks that take several.
+#[test]
+fn wide_tiles() {
+    on_hopper!(|device| check::<Q4_K, _>(device, Plan::with(shape(257, 20, 512), 256, 1, 1)));
+    on_hopper!(|device| check::<Q8_0, _>(device, Plan::with(shape(129, 132, 736), 128, 1, 3)));
+    on_hopper!(|device| check::<Q6_K, _>(device, Plan::with(shape(3, 260, 512), 128, 1, 2)));
+}
+
+/// More tiles of tokens than a group, the last group smaller; three blocks.
+#[test]
+fn groups_of_tiles() {
+    on_hopper!(|device| check::<Q4_0, _>(device, Plan::with(shape(18 * 64 - 5, 132, 32), 64, 1, 3)));
+}
+
+#[test]
+fn one_token_one_block() {
+    for tokens in TILE_TOKENS {
+        on_hopper!(|device| check::<Q8_0, _>(device, Plan::with(shape(1, 4, 32), tokens, 1, 132)));
+    }
+}
+
+/// Columns in parts, the last one smaller; blocks that take several parts.
+#[test]
+fn divided_columns() {
+    on_hopper!(|device| check::<Q4_K, _>(device, Plan::with(shape(5, 136, 5 * 256), 64, 4, 132)));
+    on_hopper!(|device| check::<Q8_0, _>(device, Plan::with(shape(66, 20, 5 * 128 - 32), 64, 3, 2)));
+}
+
+/// The same bits whatever the order of blocks, warps and lanes.
+#[test]
+fn any_order_gives_the_same_bits() {
+    let plan = Plan::with(shape(9, 136, 512), 64, 2, 3);
+    let mut rng = Rng::new(3);
+    let (blocks, _) = weights::<Q4_K>(&mut rng, 136 * 2);
+    let (w, x) = (packed(&blocks, 512), activations(&mut rng, 9, 512));
+    let results = [0, 1, 2].map(|seed| launch::<Q4_K, _>(&Emulator::checked().with_seed(seed), plan, &w, &x));
+    assert!(results[0] == results[1] && results[1] == results[2]);
+}
+
+/// A weight that f16 cannot hold gives no number, rather than a wrong one; its neighbours are unharmed.
+#[test]
+fn too_large_a_weight_is_seen() {
+    let n_cols = 64;
+    let mut file = vec![0u8; 16 * n_cols / 32 * 34];
+    for (i, block) in file.chunks_exact_mut(34).enumerate() {
+        let scale: f32 = if i == 2 * 5 { 9.0 } else { 0.5 };
+        block[..2].copy_from_slice(&f16::from_f32(scale).to_bits().to_le_bytes());
+        block[2..].fill(127);
+    }
+    let mut w = vec![0; Q8_0::matrix_bytes(16, n_cols)];
+    Q8_0::pack(&mut w, &file, 16, n_cols);
+    let x = activations(&mut Rng::new(4), 2, n_cols);
+    let y = launch::<Q8_0, _>(&Emulator::checked(), Plan::with(shape(2, 16, n_cols), 64, 1, 1), &w, &x);
+    assert!(y.iter().enumerate().all(|(i, y)| y.is_finite() == (i % 16 != 5)), "{y:?}");
+}
+
+/// A warp reads the weights of a unit once for each tile of tokens, in whole sectors, and a block one unit too many: the first
+/// of no more work. Staging results takes no wavefront more than needed.
+#[test]
+fn weights_come_once_a_tile() {
+    for (shape, tokens, n_items) in [(shape(64, 128, 512), 64, 1), (shape(65, 256, 256), 64, 4)] {
+        let plan = Plan::with(shape, tokens, 1, 3);
+        let device = Emulator::checked().counting();
+        let mut rng = Rng::new(5);
+        let (blocks, _) = weights::<Q4_K>(&mut rng, shape.n_rows * shape.n_cols / Q4_K::ELEMENTS);
+        let (w, x) = (packed(&blocks, shape.n_cols), activations(&mut rng, shape.n_tokens, shape.n_cols));
+        launch::<Q4_K, _>(&device, plan, &w, &x);
+        let report = device.report().expect("a counting emulator reports");
+        assert_eq!((report.bank_conflicts(), report.excess_sectors()), (0, 0), "{report:#?}");
+        let of_w = report.sites.iter().filter(|s| s.view == View::Param("w") && s.access == Access::Read);
+        let found: u64 = of_w.map(|site| site.transactions).sum();
+        // A unit of 16 rows by 128 columns: the quants, and the scales of 256 columns.
+        let unit_bytes = 16 * 64 + 16 * 16;
+        let units = n_items * shape.n_cols / 128 + plan.n_blocks as usize;
+        assert_eq!(found as usize, 8 * units * unit_bytes / 32, "sectors of w");
+    }
+}
+
+/// What the plan is for: the shapes of Llama-3-8B on 132 multiprocessors.
+#[test]
+fn plans() {
+    let plan = |n_tokens, n_rows, n_cols| Plan::new(shape(n_tokens, n_rows, n_cols), 132).to_string();
+    insta::assert_snapshot!(plan(8192, 6144, 4096), @"8192 x 6144 x 4096: 132 blocks, tiles of 256 x 128");
+    insta::assert_snapshot!(plan(512, 6144, 4096), @"512 x 6144 x 4096: 96 blocks, tiles of 256 x 128");
+    insta::assert_snapshot!(plan(512, 28672, 4096), @"512 x 28672 x 4096: 132 blocks, tiles of 128 x 128");
+    insta::assert_snapshot!(plan(512, 4096, 4096), @"512 x 4096 x 4096: 128 blocks, tiles of 128 x 128");
+    insta::assert_snapshot!(plan(512, 4096, 14336), @"512 x 4096 x 14336: 128 blocks, tiles of 128 x 128");
+    insta::assert_snapshot!(plan(17, 4096, 14336), @"17 x 4096 x 14336: 128 blocks, tiles of 64 x 128, 4 parts of 3584 columns");
+    insta::assert_snapshot!(plan(64, 6144, 4096), @"64 x 6144 x 4096: 96 blocks, tiles of 64 x 128, 2 parts of 2048 columns");
+    insta::assert_snapshot!(plan(128, 28672, 4096), @"128 x 28672 x 4096: 132 blocks, tiles of 128 x 128");
+}
