@@ -14,10 +14,12 @@ mod convert;
 mod embedding;
 mod gelu;
 mod gemm_mma;
+mod gemm_quant;
 mod gemm_wgmma;
 mod gemv;
 mod kv_write;
 mod layernorm;
+mod narrow;
 mod position;
 mod product;
 mod rmsnorm;
@@ -30,13 +32,15 @@ use crate::case::Case;
 
 /// Every case, variants included.
 pub fn all() -> Vec<Case> {
-    let ops: [fn() -> Vec<Case>; 19] = [
+    let ops: [fn() -> Vec<Case>; 21] = [
         gemm_wgmma::cases,
+        gemm_quant::cases,
         gemm_mma::cases,
         gemv::cases,
         attention_wgmma::cases,
         attention_prefill::cases,
         attention_decode::cases,
+        narrow::cases,
         rmsnorm::cases,
         layernorm::cases,
         rope::cases,
