@@ -58,7 +58,7 @@ pub fn narrow_f16(y: Out<f16>, scales: Out<f32>, x: In<f32>, dim: u32) {
         if i < dim {
             let quad = i / VECTOR;
             let place = i / 16 * 16 + quad % 4 / 2 * 4 + if is_odd { 8 } else { 0 };
-            let [low, high] = pairs.map(|pair| f16x2::from_bits(pair));
+            let [low, high] = pairs.map(f16x2::from_bits);
             y.store(row + place as usize, [low.low(), low.high(), high.low(), high.high()]);
         }
         base += THREADS * VECTOR;

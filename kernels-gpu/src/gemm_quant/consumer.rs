@@ -163,8 +163,7 @@ impl<Q: QuantFragments, const GROUPS: usize> Consumer<Q, GROUPS> {
     /// The consumer of the rows of a block's tile from `first_row` on.
     #[inline(always)]
     pub fn new(w: In<u8>, n_rows: u32, n_cols: u32, first_row: u32) -> Self {
-        let last_tile = n_rows as usize / fragments::TILE_ROWS;
-        let last_tile = if n_rows as usize % fragments::TILE_ROWS == 0 { last_tile - 1 } else { last_tile };
+        let last_tile = (n_rows as usize - 1) / fragments::TILE_ROWS;
         let constants = Constants::new(n_cols);
         Self { w, n_cols: n_cols as usize, last_tile, first_row, constants, format: PhantomData }
     }
