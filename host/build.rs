@@ -62,17 +62,29 @@ fn modules_source(source_hash: &str, modules: &[(String, PathBuf)]) -> String {
          \x20   pub stamp: &'static str,\n\
          \x20   /// The module's text.\n\
          \x20   pub ptx: &'static str,\n\
+         \x20   /// Its machine code for the target itself, where ptxas was there to make it.\n\
+         \x20   pub cubin: Option<&'static [u8]>,\n\
          }}\n\n\
+         /// The driver reads words. (Not used where no module has machine code.)\n\
+         #[allow(dead_code)]\n\
+         #[repr(align(16))]\n\
+         struct Aligned<T: ?Sized>(T);\n\n\
          /// The modules embedded in this host, by target; empty where none had been built.\n\
-         pub const MODULES: &[EmbeddedModule] = &[\n"
+         pub static MODULES: &[EmbeddedModule] = &[\n"
     );
     for (target, path) in modules {
         let ptx = fs::read_to_string(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
         let stamp = source_hash::stamp(&ptx).unwrap_or_default();
         let path = fs::canonicalize(path).unwrap_or_else(|error| panic!("find {}: {error}", path.display()));
+        let cubin = path.with_extension("cubin");
+        let cubin = if cubin.exists() {
+            format!("Some({{ static CODE: &Aligned<[u8]> = &Aligned(*include_bytes!({cubin:?})); &CODE.0 }})")
+        } else {
+            "None".to_string()
+        };
         writeln!(
             text,
-            "    EmbeddedModule {{ target: {target:?}, stamp: {stamp:?}, ptx: include_str!({path:?}) }},"
+            "    EmbeddedModule {{ target: {target:?}, stamp: {stamp:?}, ptx: include_str!({path:?}), cubin: {cubin} }},"
         )
         .expect("writing to a String cannot fail");
     }

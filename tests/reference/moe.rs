@@ -56,7 +56,7 @@ pub fn group(experts: &[u32], n_experts: usize) -> Groups {
     groups
 }
 
-/// y[t] = Σ_j weights[t, j] · x[t, j]: `x` holds the experts' rows by assignments, `[n_tokens, n_used, dim]`.
+/// `y[t] = Σ_j weights[t, j] · x[t, j]`: `x` holds the experts' rows by assignments, `[n_tokens, n_used, dim]`.
 pub fn combine(y: &mut [f64], x: &[f64], weights: &[f64], n_used: usize, dim: usize) {
     assert_eq!((x.len(), y.len() * n_used), (weights.len() * dim, x.len()), "combine");
     for (t, y) in y.chunks_exact_mut(dim).enumerate() {

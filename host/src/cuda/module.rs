@@ -75,7 +75,7 @@ impl Module {
         check_version(source, target.cuda)?;
         vram.bind()?;
         let mut module =
-            Module { handle: compile(source, target.cuda)?, kernels: HashMap::new(), vram: Arc::clone(vram) };
+            Module { handle: load(source, target)?, kernels: HashMap::new(), vram: Arc::clone(vram) };
         // Tests link kernels of their own, which the module cannot have.
         let is_hopper = source.target == HOPPER;
         let has =
@@ -178,6 +178,36 @@ fn cuda_of_ptx(ptx: Version) -> Version {
     }
 }
 
+/// Loads machine code where it is this GPU's and the driver takes it; else the driver compiles the text, which takes long the
+/// first time.
+fn load(module: &EmbeddedModule, target: &Target<'_>) -> Result<CUmodule, Error> {
+    if let Some(cubin) = module.cubin.filter(|_| runs_machine_code(module.target, target.capability)) {
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: machine code as ptxas made it, which says its own length.
+        let loaded = unsafe {
+            raw::cuModuleLoadDataEx(
+                &mut handle,
+                cubin.as_ptr().cast(),
+                0,
+                std::ptr::null(),
+                std::ptr::null_mut(),
+            )
+        };
+        if loaded.is_ok() {
+            return Ok(handle);
+        }
+    }
+    compile(module, target.cuda)
+}
+
+/// Whether a GPU runs the machine code of a target: code for 8.0 runs on all of 8.x, code for `sm_90a` on 9.0 alone.
+fn runs_machine_code(target: &str, capability: Version) -> bool {
+    match target {
+        HOPPER => capability == Version::new(9, 0),
+        _ => capability.major == OLDEST_GPU.major,
+    }
+}
+
 fn compile(module: &EmbeddedModule, cuda: Version) -> Result<CUmodule, Error> {
     let text = CString::new(module.ptx).expect("host/build.rs embeds text");
     let mut log = vec![0u8; LOG_BYTES];
@@ -212,7 +242,7 @@ mod tests {
     use super::*;
 
     fn module(target: &'static str) -> EmbeddedModule {
-        EmbeddedModule { target, stamp: SOURCE_HASH, ptx: "//\n.version 8.0\n.target sm_80\n" }
+        EmbeddedModule { target, stamp: SOURCE_HASH, ptx: "//\n.version 8.0\n.target sm_80\n", cubin: None }
     }
 
     fn chosen(modules: &[EmbeddedModule], major: u32, minor: u32) -> Result<&'static str, String> {
@@ -246,6 +276,23 @@ mod tests {
             message.starts_with("GPU module sm_80 is stale: built from kernel sources \"0123\""),
             "{message}"
         );
+    }
+
+    #[test]
+    fn machine_code_is_for_its_own_generation() {
+        for (target, major, minor, expected) in [
+            ("sm_80", 8, 0, true),
+            ("sm_80", 8, 9, true),
+            ("sm_80", 12, 0, false),
+            ("sm_90a", 9, 0, true),
+            ("sm_90a", 10, 0, false),
+        ] {
+            assert_eq!(
+                runs_machine_code(target, Version::new(major, minor)),
+                expected,
+                "{target}, {major}.{minor}"
+            );
+        }
     }
 
     #[test]

@@ -93,7 +93,8 @@ pub fn build(options: Options) -> Result<()> {
 fn is_fresh(target: Target, hash: &str, have_ptxas: bool) -> bool {
     let module = fs::read_to_string(target.module()).unwrap_or_default();
     let table = fs::read_to_string(target.table()).unwrap_or_default();
-    let checked = !table.is_empty() && (!have_ptxas || !table.contains(report::UNKNOWN));
+    let checked =
+        !table.is_empty() && (!have_ptxas || !table.contains(report::UNKNOWN) && target.cubin().exists());
     source_hash::stamp(&module) == Some(hash) && checked
 }
 
@@ -137,14 +138,22 @@ fn finish(target: Target, built: &Built, kernels: &[Entry], hash: &str) -> Resul
     let (path, table) = (target.module(), target.table());
     if !violations.is_empty() {
         // A module of the same sources that was good when less was known must not stay fresh.
-        if path.exists() {
-            fs::remove_file(&path).on(&path)?;
-        }
+        remove(&path)?;
         return Ok(violations);
     }
     fs::write(&table, report::table(kernels, built.report.as_ref())).on(&table)?;
     let stamped = format!("{}{hash} {}\n{}", source_hash::STAMP_PREFIX, target.cpu, built.ptx);
     fs::create_dir_all(paths::ptx_dir()).on(&paths::ptx_dir())?;
+    // Machine code goes with the text that it was made of, or not at all: it has no stamp of its own.
+    remove(&path)?;
+    remove(&target.cubin())?;
+    if let Some(cubin) = &built.cubin {
+        fs::copy(cubin, target.cubin()).on(cubin)?;
+    }
     fs::write(&path, stamped).on(&path)?;
     Ok(violations)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    if path.exists() { fs::remove_file(path).on(path) } else { Ok(()) }
 }

@@ -19,6 +19,8 @@ pub struct Built {
     pub ptx: String,
     /// Known where ptxas is.
     pub report: Option<PtxasReport>,
+    /// Machine code, likewise.
+    pub cubin: Option<PathBuf>,
 }
 
 /// Loops up to this size, in LLVM's units, are unrolled completely. Accumulators in arrays need it: an array that is
@@ -55,6 +57,7 @@ impl Pipeline<'_> {
         Ok(Built {
             optimised_ir: fs::read_to_string(&optimised).on(&optimised)?,
             ptx: fs::read_to_string(&ptx).on(&ptx)?,
+            cubin: report.is_some().then(|| self.cubin()),
             report,
         })
     }
@@ -101,11 +104,14 @@ impl Pipeline<'_> {
         Ok(output)
     }
 
-    /// Runs ptxas for its report, and keeps the machine code for a look with nvdisasm.
+    fn cubin(&self) -> PathBuf {
+        self.dir.join("module.cubin")
+    }
+
+    /// Runs ptxas for its report and the machine code.
     fn assemble(&self, ptxas: &Path, ptx: &Path) -> Result<PtxasReport> {
-        let cubin = self.dir.join("module.cubin");
         let mut command = Command::new(ptxas);
-        command.arg("-v").arg(format!("-arch={}", self.target.cpu)).arg("-o").args([&cubin, ptx]);
+        command.arg("-v").arg(format!("-arch={}", self.target.cpu)).arg("-o").arg(self.cubin()).arg(ptx);
         let output = capture(&mut command)?;
         Ok(PtxasReport::parse(&format!("{}{}", output.stderr, output.stdout)))
     }

@@ -27,6 +27,11 @@ impl Target {
         paths::ptx_dir().join(format!("oxwarp_{}.ptx", self.cpu))
     }
 
+    /// The module as machine code, which this processor runs without a compiler; only where ptxas is installed.
+    pub fn cubin(self) -> PathBuf {
+        self.module().with_extension("cubin")
+    }
+
     /// The table of the module's kernels, kept so that a run that builds nothing can print it.
     pub fn table(self) -> PathBuf {
         self.build_dir().join("table.txt")
