@@ -20,6 +20,10 @@ mod bug {
     pub const EARLY_REUSE: u32 = 3;
     /// The second operand has fewer rows than the results columns.
     pub const SHORT: u32 = 4;
+    /// Results are set before the wait for them.
+    pub const EARLY_SET: u32 = 5;
+    /// The wait leaves one group unfinished: theirs.
+    pub const LEFT_UNFINISHED: u32 = 6;
 }
 
 /// y = y0 + a · bᵀ for 64 x 64 elements each, where y0 is 1, or with `replace` 0.
@@ -65,6 +69,12 @@ fn product(y: Out<f32>, a: In<f16>, b: InBoxes<f16, 64>, replace: u32, bug: u32)
     if bug == bug::EARLY_REUSE && i == 0 {
         full.arrive_expect(0, InBoxes::<f16, 64>::BYTES);
         b.load(tile, full, 0, 0, 0); // reuse
+    }
+    if bug == bug::EARLY_SET {
+        results.set(3, 0.0); // early
+    }
+    if bug == bug::LEFT_UNFINISHED {
+        results.finish_but::<1>(); // unfinished
     }
     results.finish();
     for r in 0..32 {
@@ -122,7 +132,56 @@ fn planted_bugs() {
         (bug::OPERANDS, Fault::OperandsDiffer { other: 77 }, "product"),
         (bug::EARLY_REUSE, race, "reuse"),
         (bug::SHORT, short, "product"),
+        (bug::EARLY_SET, Fault::InFlight, "early"),
+        (bug::LEFT_UNFINISHED, Fault::InFlight, "unfinished"),
     ] {
         assert_violation(&found(bug), "product", (0, 0), &fault, line(mark));
+    }
+}
+
+/// y = (x · xᵀ, 2 x · xᵀ), in two groups: the first results are used while the second product is still under way.
+#[kernel(threads = 128, shared = boxes::rows_bytes(64) + mbarrier::bytes(1), sm_90a)]
+fn two_groups(y: Out<f32>, x: InBoxes<f16, 64>) {
+    let mut shared = Shared::new();
+    let tile = shared.rows::<f16>(64);
+    let full = shared.barriers(1);
+    let i = thread::thread_idx_x();
+    if i == 0 {
+        full.init(0, 1);
+        mbarrier::fence_init();
+    }
+    thread::sync_threads();
+    if i == 0 {
+        full.arrive_expect(0, InBoxes::<f16, 64>::BYTES);
+        x.load(tile, full, 0, 0, 0);
+    }
+    full.wait(0, 0);
+    let (mut once, mut twice) = (Accumulators::<32>::zero(), Accumulators::<32>::zero());
+    once.fence();
+    once.mma(tile, tile, 0, false);
+    once.commit();
+    twice.fence();
+    twice.mma(tile, tile, 0, false);
+    twice.mma(tile, tile, 0, true);
+    twice.commit();
+    once.finish_but::<1>();
+    let first = once.get(0);
+    twice.finish();
+    y.set(2 * i as usize, first);
+    y.set(2 * i as usize + 1, twice.get(0));
+}
+
+#[test]
+fn results_of_one_group_while_the_next_is_under_way() {
+    let device = emulator();
+    let x = small_integers(7);
+    let device_x = upload(&device, &x);
+    let mut y = unwritten(&device, 256);
+    device.launch(two_groups { y: &mut y, x: Matrix::new(&device_x, 64, 64) }, Grid::x(1)).unwrap();
+    for (t, found) in device.download(&y).unwrap().chunks(2).enumerate() {
+        let (row, col) = (16 * (t / 32) + t % 32 / 4, 2 * (t % 4));
+        let elements = |row: usize| x[64 * row..][..16].iter().map(|value| value.to_f32());
+        let sum: f32 = elements(row).zip(elements(col)).map(|(a, b)| a * b).sum();
+        assert_eq!(found, [sum, 2.0 * sum], "thread {t}");
     }
 }
