@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::block::current;
+use super::block::{BlockState, current};
 use super::check::{Carved, GlobalAccess, SharedAccess, check_global};
 use super::run::Param;
 use super::violation::{Access, Fault, View};
@@ -172,6 +172,30 @@ impl<T: Element> Local<T> {
         let start = address.addr() - current().block().shared.addr();
         let (tile, element_bytes) = (self.number, size_of::<T>());
         SharedAccess { access, tile, start, index: i, count: N, element_bytes }
+    }
+
+    /// Checks a read of element `i` of the same array in the shared memory of a block of the cluster.
+    #[track_caller]
+    pub(super) fn check_at(self, block: &BlockState, i: usize) {
+        check_place::<T, 1>(self.base, self.len, i, || self.view());
+        if self.checked {
+            let address = self.base.wrapping_add(i * size_of::<T>());
+            block.shadow.check(current(), self.access::<1>(address, i, Access::Read), Location::caller());
+        }
+    }
+
+    #[track_caller]
+    pub fn store_remote<const N: usize>(self, rank: u32, i: usize, values: [T; N]) {
+        let thread = current();
+        let peer = thread.peer(rank, Location::caller());
+        check_place::<T, N>(self.base, self.len, i, || self.view());
+        let access = self.access::<N>(self.base.wrapping_add(i * size_of::<T>()), i, Access::Write);
+        if self.checked {
+            peer.shadow.check(thread, access, Location::caller());
+        }
+        // SAFETY: in bounds of the tile, which lies at the same place in every block; all blocks of the cluster run on
+        // this thread of the machine.
+        unsafe { peer.shared.wrapping_add(access.start).cast::<[T; N]>().write_unaligned(values) }
     }
 
     #[inline(always)]

@@ -8,6 +8,8 @@
 
 mod async_copy;
 #[cfg(oxwarp_sm = "90a")]
+mod cluster;
+#[cfg(oxwarp_sm = "90a")]
 mod hopper;
 mod math;
 mod matrix;
@@ -17,6 +19,8 @@ mod warp;
 mod wgmma;
 
 pub use async_copy::*;
+#[cfg(oxwarp_sm = "90a")]
+pub use cluster::*;
 #[cfg(oxwarp_sm = "90a")]
 pub use hopper::*;
 pub use math::*;
