@@ -250,6 +250,10 @@ fn gemm<T: Operand, const ROWS: u32, const BOX: u32, const LEN: usize, const STA
                 n_preloaded = 0;
                 tile += step;
             }
+            if n_blocks > 1 {
+                // A block's shared memory must outlive the arrivals of the other blocks' consumers.
+                ring.drain(place);
+            }
         },
         |consumer| {
             pdl::wait();
@@ -271,10 +275,6 @@ fn gemm<T: Operand, const ROWS: u32, const BOX: u32, const LEN: usize, const STA
             }
         },
     );
-    if n_blocks > 1 {
-        // And the last arrivals of the other blocks' consumers.
-        cluster::sync();
-    }
 }
 
 /// Stores a consumer's results through shared memory, one box of 64 columns after the other; `n_stored` are those of the

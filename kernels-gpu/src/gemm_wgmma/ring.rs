@@ -70,7 +70,7 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGE
         if Self::SHARERS == 1 {
             thread::sync_threads();
         } else {
-            cluster::sync();
+            cluster::start();
         }
         ring
     }
@@ -145,6 +145,17 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGE
             i += 1;
         }
         place
+    }
+
+    /// The producer waits until every stage is free, in all blocks that share it; `place` is that after the last stage.
+    #[inline(always)]
+    #[track_caller]
+    pub fn drain(&self, place: Place) {
+        let mut place = place;
+        for _ in 0..STAGES {
+            self.empty.wait(place.stage, place.parity ^ 1);
+            place = place.next::<STAGES>();
+        }
     }
 
     /// A consumer multiplies `n_stages` stages, at least one, from `place` on: 64 tokens from `token` of the tile on, by `2 LEN` rows from

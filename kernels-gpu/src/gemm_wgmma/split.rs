@@ -8,7 +8,7 @@
 use super::ring::{CONSUMER_TOKENS, Ring, STAGE_COLS, Stretch, THREADS, ring_bytes};
 use crate::simt::boxes::InBoxes;
 use crate::simt::cluster;
-use crate::simt::mbarrier::Place;
+use crate::simt::mbarrier::{self, Barriers, Place};
 use crate::simt::prelude::*;
 use crate::simt::shared::tile_bytes;
 use crate::simt::wgmma::{self, Accumulators, Operand};
@@ -18,7 +18,7 @@ const CONSUMER_THREADS: usize = 2 * wgmma::SIZE as usize;
 
 /// A block's shared memory: the ring, and the pieces of its part of the tile, as many bytes as a whole tile in f32.
 const fn shared_bytes(tokens: u32, rows: u32, stages: usize) -> usize {
-    ring_bytes(tokens, rows, stages) + tile_bytes::<f32>((tokens * rows) as usize)
+    ring_bytes(tokens, rows, stages) + tile_bytes::<f32>((tokens * rows) as usize) + mbarrier::bytes(1)
 }
 
 /// Stages of the ring with tiles of 64 tokens by 128 rows.
@@ -224,9 +224,8 @@ fn split<
     let mut shared = Shared::new();
     let ring = Ring::<T, TOKENS, ROWS, ROWS, STAGES>::new(&mut shared);
     let pieces = shared.tile::<f32>((TOKENS * ROWS) as usize);
+    let given = shared.barriers(1);
     pdl::launch_dependents();
-    // The others' shared memory is there from here on.
-    cluster::sync();
     let (rank, n_blocks) = (cluster::block_rank(), BLOCKS as u32);
     let (tile, n_row_tiles) = (thread::block_idx_x() / n_blocks, n_rows.div_ceil(ROWS));
     let n_stages = n_cols.div_ceil(STAGE_COLS);
@@ -237,6 +236,15 @@ fn split<
         first_stage,
         n_stages: (rank + 1) * n_stages / n_blocks - first_stage,
     };
+    // Warps with tokens: of the others nothing is wanted.
+    let n_warps = (n_tokens - stretch.token).min(TOKENS).div_ceil(16) * 2 * CONSUMER_TOKENS / TOKENS;
+    if thread::thread_idx_x() == 0 {
+        given.init(0, 1);
+        mbarrier::fence_init();
+        given.arrive_expect(0, n_warps * warp::SIZE * (LEN * size_of::<f32>()) as u32);
+    }
+    // The others' shared memory is there from here on.
+    cluster::start();
     wgmma::specialise::<56, 160>(
         || {
             let n_preloaded = ring.preload(w, stretch);
@@ -253,13 +261,11 @@ fn split<
             };
             let mut results = Accumulators::<LEN>::zero();
             ring.multiply(&mut results, corner, stretch.n_stages, Place::START);
-            // Of a warp whose tokens are all beyond the last, nothing is wanted.
             let token = stretch.token + corner.0 + warp::warp_id() % 4 * 16;
             if token < n_tokens {
-                give::<LEN, BLOCKS>(pieces, &results, rank);
+                give::<LEN, BLOCKS>(pieces, given, &results, rank);
             }
-            // The producer has returned, or will before it comes to any barrier.
-            cluster::sync();
+            given.wait_remote(0, 0);
             if token < n_tokens {
                 let row = stretch.row + corner.1 + rank * (2 * LEN / BLOCKS) as u32;
                 add::<LEN, BLOCKS>(pieces, store, (token, n_tokens), (row, n_rows));
@@ -278,12 +284,18 @@ fn place_of<const LEN: usize, const BLOCKS: usize>(from: usize, quad: usize) -> 
 /// Gives every block of the cluster its part of this thread's results.
 #[inline(always)]
 #[track_caller]
-fn give<const LEN: usize, const BLOCKS: usize>(pieces: Tile<f32>, results: &Accumulators<LEN>, rank: u32) {
+fn give<const LEN: usize, const BLOCKS: usize>(
+    pieces: Tile<f32>,
+    given: Barriers,
+    results: &Accumulators<LEN>,
+    rank: u32,
+) {
     for to in 0..BLOCKS {
         for quad in 0..LEN / BLOCKS / 4 {
             let first = to * LEN / BLOCKS + 4 * quad;
             let values = [0, 1, 2, 3].map(|i| results.get(first + i));
-            pieces.store_remote(to as u32, place_of::<LEN, BLOCKS>(rank as usize, quad), values);
+            let place = place_of::<LEN, BLOCKS>(rank as usize, quad);
+            pieces.store_async(to as u32, place, values, given, 0);
         }
     }
 }

@@ -19,7 +19,7 @@
 //! | `__expf`, `rsqrtf`, `fmaf`, `__dp4a` | [`math::exp`], [`math::rsqrt`], [`math::fma`], [`math::dp4a`] |
 //! | `atomicAdd`, `atomicMax`, `atomicCAS` | [`atomic::add_f32`], [`atomic::max_u32`], [`atomic::cas_u32`] |
 //! | `__cluster_dims__`, `cluster.block_rank()`, `cluster.sync()` | `#[kernel(cluster = N)]`, [`cluster::block_rank`], [`cluster::sync`] |
-//! | `cluster.map_shared_rank` | [`Tile::store_remote`], [`Barriers::arrive_remote`](mbarrier::Barriers::arrive_remote) |
+//! | `st.async`, `mapa` (PTX) | [`Tile::store_async`], [`Barriers::arrive_remote`](mbarrier::Barriers::arrive_remote) |
 //! | `cp.async.bulk.tensor…multicast::cluster` (PTX) | [`InBoxes::load_multicast`](boxes::InBoxes::load_multicast) |
 //! | `cudaGridDependencySynchronize` | [`pdl::wait`], [`pdl::launch_dependents`] |
 //!

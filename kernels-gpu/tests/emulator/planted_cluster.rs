@@ -24,8 +24,8 @@ mod bug {
     pub const NOT_EXPECTED: u32 = 2;
     /// Block 1 arrives where only the copy engine's bytes are missing.
     pub const SURPLUS: u32 = 3;
-    /// Block 0 reads what block 1 wrote to it without a barrier between.
-    pub const NO_SYNC: u32 = 4;
+    /// Block 0 reads what block 1 stored to it without waiting for that.
+    pub const NO_WAIT: u32 = 4;
     /// No block waits for the other's last touch.
     pub const NO_END: u32 = 5;
     /// Block 1 does not.
@@ -36,34 +36,47 @@ mod bug {
     pub const EARLY_REUSE: u32 = 8;
     /// A thread waits for its block when all others wait for the cluster.
     pub const APART: u32 = 9;
+    /// A barrier is initialised after the fence, which a start of the cluster does not make known.
+    pub const LATE_INIT: u32 = 10;
+    /// The same with a barrier of the cluster that does: no bug.
+    pub const LATE_INIT_SYNC: u32 = 11;
 }
 
 const THREADS: u32 = 64;
 const BOX: u32 = 8;
 const SHARED: usize = boxes::rows_bytes(2 * BOX as usize)
-    + kernels_gpu::simt::shared::tile_bytes::<u32>(THREADS as usize)
-    + 2 * mbarrier::bytes(1);
+    + kernels_gpu::simt::shared::tile_bytes::<u32>(4 * THREADS as usize)
+    + 3 * mbarrier::bytes(1);
 
 /// Each block copies all of x, of which it loads one half for both blocks, and gives its threads' numbers to the other.
 #[kernel(threads = THREADS, cluster = 2, shared = SHARED, sm_90a)]
 fn share(y: OutBoxes<u16, 16>, numbers: Out<u32>, x: InBoxes<u16, BOX>, bug: u32) {
     let mut shared = Shared::new();
     let tile = shared.rows::<u16>(2 * BOX as usize);
-    let inbox = shared.tile::<u32>(THREADS as usize);
-    let (full, empty) = (shared.barriers(1), shared.barriers(1));
+    let inbox = shared.tile::<u32>(4 * THREADS as usize);
+    let (full, empty, given) = (shared.barriers(1), shared.barriers(1), shared.barriers(1));
     let (rank, i) = (cluster::block_rank(), thread::thread_idx_x());
     let other = if bug == bug::RANK { 2 } else { 1 - rank };
     if i == 0 {
         full.init(0, 1);
         empty.init(0, 1);
+        if bug < bug::LATE_INIT {
+            given.init(0, 1);
+        }
         mbarrier::fence_init();
+        if bug >= bug::LATE_INIT {
+            given.init(0, 1);
+        }
+        given.arrive_expect(0, 16 * THREADS);
     }
     if bug == bug::NO_START {
         thread::sync_threads();
     } else if bug == bug::APART && rank == 1 && i == 5 {
         thread::sync_threads(); // apart
+    } else if bug == bug::LATE_INIT_SYNC {
+        cluster::sync();
     } else {
-        cluster::sync(); // start
+        cluster::start(); // start
     }
     if i == 0 {
         if bug == bug::SURPLUS && rank == 1 {
@@ -83,12 +96,12 @@ fn share(y: OutBoxes<u16, 16>, numbers: Out<u32>, x: InBoxes<u16, BOX>, bug: u32
         boxes::commit_stores();
         boxes::wait_stores_read::<0>();
     }
-    inbox.store_remote(other, i as usize, [100 * rank + i]); // give
-    if bug != bug::NO_SYNC {
-        cluster::sync();
+    inbox.store_async(other, 4 * i as usize, [100 * rank + i, 0, 0, 0], given, 0); // give
+    if bug != bug::NO_WAIT {
+        given.wait_remote(0, 0);
     }
-    if bug != bug::NO_SYNC || rank == 0 {
-        numbers.set((THREADS * rank + i) as usize, inbox.get(i as usize)); // take
+    if bug != bug::NO_WAIT || rank == 0 {
+        numbers.set((THREADS * rank + i) as usize, inbox.get(4 * i as usize)); // take
     }
     if i == 0 {
         empty.arrive_remote(0, other); // end
@@ -103,7 +116,7 @@ fn launch(device: &Emulator, bug: u32) -> Result<(Vec<u16>, Vec<u32>), Violation
     let (mut y, mut numbers) = (unwritten(device, 2 * 16 * 64), unwritten(device, 2 * THREADS as usize));
     let kernel =
         share { y: MatrixMut::new(&mut y, 32, 64), numbers: &mut numbers, x: Matrix::new(&x, 16, 64), bug };
-    if bug != bug::NONE {
+    if bug != bug::NONE && bug != bug::LATE_INIT_SYNC {
         return Err(violation(device, kernel, Grid::x(2)));
     }
     device.launch(kernel, Grid::x(2)).unwrap();
@@ -118,14 +131,17 @@ fn found(bug: u32) -> Violation {
 const TILE: View = View::Tile(0);
 const INBOX: View = View::Tile(1);
 const FULL: View = View::Tile(2);
+const GIVEN: View = View::Tile(4);
 
 #[test]
 fn the_kernel_without_a_bug_is_right() {
     for seed in 0..8 {
-        let (y, numbers) = launch(&Emulator::checked().with_seed(seed), bug::NONE).unwrap();
-        let x = 0..16 * 64;
-        assert!(y.into_iter().eq(x.clone().chain(x)), "seed {seed}");
-        assert!(numbers.into_iter().eq((100..100 + THREADS).chain(0..THREADS)), "seed {seed}");
+        for bug in [bug::NONE, bug::LATE_INIT_SYNC] {
+            let (y, numbers) = launch(&Emulator::checked().with_seed(seed), bug).unwrap();
+            let x = 0..16 * 64;
+            assert!(y.into_iter().eq(x.clone().chain(x)), "seed {seed}");
+            assert!(numbers.into_iter().eq((100..100 + THREADS).chain(0..THREADS)), "seed {seed}");
+        }
     }
 }
 
@@ -150,10 +166,17 @@ fn remote_arrival_too_many() {
 }
 
 #[test]
-fn read_of_what_the_other_block_writes() {
-    let by = Other::Peer { rank: 1, thread: 0 };
+fn read_of_what_the_other_block_stores() {
+    let by = Other::CopyEngine;
     let fault = Fault::Race { view: INBOX, index: 0, access: Access::Read, other: Access::Write, by };
-    assert_violation(&found(bug::NO_SYNC), "share", (0, 0), &fault, (FILE, line("take")));
+    assert_violation(&found(bug::NO_WAIT), "share", (0, 0), &fault, (FILE, line("take")));
+}
+
+#[test]
+fn barrier_that_the_other_block_may_not_have_initialised() {
+    let by = Other::Peer { rank: 0, thread: 0 };
+    let fault = Fault::Race { view: GIVEN, index: 0, access: Access::Read, other: Access::Write, by };
+    assert_violation(&found(bug::LATE_INIT), "share", (1, 0), &fault, (FILE, line("give")));
 }
 
 #[test]

@@ -48,8 +48,8 @@ pub enum Stop {
     GroupWord(WordCall),
     /// For a barrier in shared memory.
     Phase(PhaseWait),
-    /// For the cluster, at its barrier.
-    Cluster(&'static Location<'static>),
+    /// For the cluster, at its barrier; whether what the thread wrote becomes visible.
+    Cluster { releases: bool, location: &'static Location<'static> },
     /// For nothing: it has returned.
     Exit,
 }
@@ -166,8 +166,8 @@ impl Thread {
     }
 
     /// Waits for the cluster.
-    pub fn cluster_barrier(&self, location: &'static Location<'static>) {
-        self.wait(Stop::Cluster(location));
+    pub fn cluster_barrier(&self, releases: bool, location: &'static Location<'static>) {
+        self.wait(Stop::Cluster { releases, location });
     }
 
     /// Waits for a barrier in shared memory.
@@ -212,7 +212,7 @@ impl Thread {
     pub fn state(&self) -> State {
         match self.stop.get() {
             Stop::Exit => State::Exited,
-            Stop::Barrier(location) | Stop::Named { location, .. } | Stop::Cluster(location) => {
+            Stop::Barrier(location) | Stop::Named { location, .. } | Stop::Cluster { location, .. } => {
                 State::AtBarrier(location.into())
             }
             Stop::Phase(wait) => State::AtPhase(wait.location.into()),

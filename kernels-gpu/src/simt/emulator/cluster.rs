@@ -35,8 +35,11 @@ impl Cluster {
         unsafe { &*blocks }
     }
 
-    /// A warp or agent of another block touches the block's shared memory at a time.
+    /// A warp or agent touches the block's shared memory at a time.
     pub fn touch(&self, by: usize, time: u32) {
+        if rank_of(by) == self.rank.get() {
+            return;
+        }
         let mut touched = self.touched.borrow_mut();
         match touched.iter_mut().find(|(other, _)| *other == by) {
             Some((_, last)) => *last = time,
@@ -72,12 +75,8 @@ impl Thread {
         if peer.cluster.n_threads.get() == 0 {
             self.violate(Fault::BlockExited { rank }, location);
         }
-        if self.launched().checked {
-            let clock = &peer.clock;
-            if !clock.knows_block(self.warp(), rank as usize) {
-                self.violate(Fault::BlockNotStarted { rank }, location);
-            }
-            peer.cluster.touch(self.warp(), clock.now(self.warp()));
+        if self.launched().checked && !peer.clock.has_met_cluster(self.warp()) {
+            self.violate(Fault::BlockNotStarted { rank }, location);
         }
         peer
     }
@@ -88,6 +87,11 @@ pub fn cluster_block_rank() -> u32 {
 }
 
 #[track_caller]
+pub fn cluster_start() {
+    current().cluster_barrier(false, Location::caller());
+}
+
+#[track_caller]
 pub fn cluster_sync() {
-    current().cluster_barrier(Location::caller());
+    current().cluster_barrier(true, Location::caller());
 }

@@ -208,7 +208,7 @@ impl TensorMap {
             }
         }
         for block in blocks {
-            if checked && !std::ptr::eq(*block, thread.block()) {
+            if checked {
                 block.cluster.touch(agent, time);
             }
             barriers.copied(block, i, (n_rows * BOX_ROW_BYTES) as u32, (agent, time + 1));
@@ -281,7 +281,12 @@ impl TensorMap {
     }
 }
 
-pub fn fence_barrier_init() {}
+pub fn fence_barrier_init() {
+    let thread = current();
+    if thread.launched().checked {
+        thread.block().clock.publish(thread.warp());
+    }
+}
 
 pub fn fence_proxy_async() {
     let thread = current();

@@ -107,13 +107,18 @@ pub fn open_barrier(threads: &[Thread]) -> bool {
 
 /// Opens the barrier of the cluster if all its threads wait there that have not returned; whether there are any.
 pub fn open_cluster_barrier(threads: &[Thread], launched: &Launched<'_>, clock: &Clock) -> bool {
-    let waits = |thread: &&Thread| matches!(thread.stop(), Stop::Cluster(_));
+    let waits = |thread: &&Thread| matches!(thread.stop(), Stop::Cluster { .. });
     let opens = threads.iter().any(|thread| waits(&thread))
-        && threads.iter().all(|thread| matches!(thread.stop(), Stop::Cluster(_) | Stop::Exit));
+        && threads.iter().all(|thread| matches!(thread.stop(), Stop::Cluster { .. } | Stop::Exit));
     if opens {
         if launched.checked {
-            let comes = |warp: &&[Thread]| warp.iter().any(|thread| waits(&thread));
-            clock.cluster_barrier(threads.chunks_exact(LANES).filter(comes).map(|warp| warp[0].warp()));
+            let comes = |warp: &[Thread]| {
+                warp.iter().find_map(|thread| match thread.stop() {
+                    Stop::Cluster { releases, .. } => Some((thread.warp(), releases)),
+                    _ => None,
+                })
+            };
+            clock.cluster_barrier(threads.chunks_exact(LANES).filter_map(comes));
         }
         threads.iter().filter(waits).for_each(Thread::give_turn);
     }

@@ -80,7 +80,12 @@ impl Barriers {
 
     #[track_caller]
     pub fn arrive_remote(self, i: usize, rank: u32) {
-        self.arrive_at(current().peer(rank, Location::caller()), i, 0);
+        let thread = current();
+        let peer = thread.peer(rank, Location::caller());
+        if thread.launched().checked {
+            peer.cluster.touch(thread.warp(), peer.clock.now(thread.warp()));
+        }
+        self.arrive_at(peer, i, 0);
     }
 
     #[track_caller]
@@ -107,6 +112,11 @@ impl Barriers {
             let released = self.with(block, i, |phase| phase.released);
             block.clock.learn(thread.warp(), &released);
         }
+    }
+
+    #[track_caller]
+    pub fn wait_remote(self, i: usize, parity: u32) {
+        self.wait(i, parity);
     }
 
     /// An agent, known by its place, has copied bytes for barrier `i` of a block, and is done before a time.

@@ -5,7 +5,8 @@ use std::panic::Location;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::block::{BlockState, current};
-use super::check::{Carved, GlobalAccess, SharedAccess, check_global};
+use super::check::{COPY_ENGINE, Carved, GlobalAccess, Piece, SharedAccess, check_global, place};
+use super::phase::Barriers;
 use super::run::Param;
 use super::violation::{Access, Fault, View};
 use crate::simt::Element;
@@ -185,17 +186,31 @@ impl<T: Element> Local<T> {
     }
 
     #[track_caller]
-    pub fn store_remote<const N: usize>(self, rank: u32, i: usize, values: [T; N]) {
+    pub fn store_async<const N: usize>(
+        self,
+        rank: u32,
+        i: usize,
+        values: [T; N],
+        barriers: Barriers,
+        at: usize,
+    ) {
+        const { assert!(N * size_of::<T>() == TILE_ALIGN, "such a store has 16 bytes") };
         let thread = current();
         let peer = thread.peer(rank, Location::caller());
         check_place::<T, N>(self.base, self.len, i, || self.view());
-        let access = self.access::<N>(self.base.wrapping_add(i * size_of::<T>()), i, Access::Write);
+        let piece = Piece { view: self.view(), index: i, start: self.start(i) };
+        // It is written when it is asked for, but as by the copy engine: nobody knows that who has not waited.
+        let (agent, mut done) = (place(thread.rank, COPY_ENGINE), 0);
         if self.checked {
-            peer.shadow.check(thread, access, Location::caller());
+            let time = peer.clock.agent_acts(agent);
+            peer.shadow.engine_writes(thread, time, piece, Location::caller());
+            peer.cluster.touch(agent, time);
+            done = time + 1;
         }
         // SAFETY: in bounds of the tile, which lies at the same place in every block; all blocks of the cluster run on
         // this thread of the machine.
-        unsafe { peer.shared.wrapping_add(access.start).cast::<[T; N]>().write_unaligned(values) }
+        unsafe { peer.shared.wrapping_add(piece.start).cast::<[T; N]>().write_unaligned(values) }
+        barriers.copied(peer, at, TILE_ALIGN as u32, (agent, done));
     }
 
     #[inline(always)]

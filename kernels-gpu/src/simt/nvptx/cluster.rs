@@ -18,6 +18,12 @@ pub fn cluster_block_rank() -> u32 {
 }
 
 #[inline(always)]
+pub fn cluster_start() {
+    // SAFETY: a barrier of the cluster; that its threads come to it is the kernel's promise, which the emulator checks.
+    unsafe { asm!("barrier.cluster.arrive.relaxed;", "barrier.cluster.wait.acquire;", options(nostack)) }
+}
+
+#[inline(always)]
 pub fn cluster_sync() {
     // SAFETY: a barrier of the cluster; that its threads come to it is the kernel's promise, which the emulator checks.
     unsafe { asm!("barrier.cluster.arrive.release;", "barrier.cluster.wait.acquire;", options(nostack)) }
@@ -43,11 +49,32 @@ fn address_in(rank: u32, address: u32) -> u32 {
 impl Barriers {
     #[inline(always)]
     pub fn arrive_remote(self, i: usize, rank: u32) {
+        // Not `.release.cluster`, which waits for all of the thread's accesses to memory: no word lets another block read what
+        // this one wrote to its own shared memory, and what it read, it has.
         // SAFETY: an initialised barrier of a block that runs, which the emulator checks.
         unsafe {
             asm!(
-                "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [{barrier}];",
+                "mbarrier.arrive.shared::cluster.b64 _, [{barrier}];",
                 barrier = in(reg32) address_in(rank, self.address(i)),
+                options(nostack),
+            );
+        }
+    }
+
+    #[inline(always)]
+    #[allow(named_asm_labels)] // Local to the braces in PTX.
+    pub fn wait_remote(self, i: usize, parity: u32) {
+        // SAFETY: as in `wait`.
+        unsafe {
+            asm!(
+                "{{",
+                ".reg .pred done;",
+                "again:",
+                "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [{barrier}], {parity};",
+                "@!done bra again;",
+                "}}",
+                barrier = in(reg32) self.address(i),
+                parity = in(reg32) parity,
                 options(nostack),
             );
         }
@@ -56,33 +83,29 @@ impl Barriers {
 
 impl<T: Element> Local<T> {
     #[inline(always)]
-    pub fn store_remote<const N: usize>(self, rank: u32, i: usize, values: [T; N]) {
-        let address = address_in(rank, shared_address(self.element(i)));
-        // SAFETY: as many plain bits as the words have; a tile of a block that runs, which the emulator checks.
+    pub fn store_async<const N: usize>(
+        self,
+        rank: u32,
+        i: usize,
+        values: [T; N],
+        barriers: Barriers,
+        at: usize,
+    ) {
+        const { assert!(N * size_of::<T>() == 16, "such a store has 16 bytes") };
+        // SAFETY: as many plain bits.
+        let [a, b, c, d]: [u32; 4] = unsafe { transmute_copy(&values) };
+        // SAFETY: a tile and a barrier of a block that runs, which the emulator checks.
         unsafe {
-            match const { N * size_of::<T>() } {
-                4 => {
-                    let [a]: [u32; 1] = transmute_copy(&values);
-                    asm!("st.shared::cluster.b32 [{to}], {a};", to = in(reg32) address, a = in(reg32) a, options(nostack));
-                }
-                8 => {
-                    let [a, b]: [u32; 2] = transmute_copy(&values);
-                    asm!(
-                        "st.shared::cluster.v2.b32 [{to}], {{{a}, {b}}};",
-                        to = in(reg32) address, a = in(reg32) a, b = in(reg32) b,
-                        options(nostack),
-                    );
-                }
-                _ => {
-                    const { assert!(matches!(N * size_of::<T>(), 4 | 8 | 16), "a store has 4, 8 or 16 bytes") };
-                    let [a, b, c, d]: [u32; 4] = transmute_copy(&values);
-                    asm!(
-                        "st.shared::cluster.v4.b32 [{to}], {{{a}, {b}, {c}, {d}}};",
-                        to = in(reg32) address, a = in(reg32) a, b = in(reg32) b, c = in(reg32) c, d = in(reg32) d,
-                        options(nostack),
-                    );
-                }
-            }
+            asm!(
+                "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [{to}], {{{a}, {b}, {c}, {d}}}, [{barrier}];",
+                to = in(reg32) address_in(rank, shared_address(self.element(i))),
+                a = in(reg32) a,
+                b = in(reg32) b,
+                c = in(reg32) c,
+                d = in(reg32) d,
+                barrier = in(reg32) address_in(rank, barriers.address(at)),
+                options(nostack),
+            );
         }
     }
 }

@@ -49,6 +49,10 @@ pub struct Clock {
     cluster_opened: [Cell<u32>; PLACES],
     /// For each warp: the time before which its writes are visible to the copy engine and the tensor cores.
     fenced: [Cell<u32>; PLACES],
+    /// The time of each warp before which a barrier of the cluster that releases nothing makes its writes visible.
+    published: [Cell<u32>; PLACES],
+    /// Whether each warp has been at a barrier of the cluster.
+    met_cluster: [Cell<bool>; PLACES],
     /// Warps of a block.
     n_warps: Cell<usize>,
 }
@@ -62,6 +66,8 @@ impl Default for Clock {
             opened: zeros(),
             cluster_opened: zeros(),
             fenced: zeros(),
+            published: zeros(),
+            met_cluster: [const { Cell::new(false) }; PLACES],
             n_warps: Cell::new(0),
         }
     }
@@ -77,6 +83,8 @@ impl Clock {
             self.opened[warp].set(0);
             self.cluster_opened[warp].set(0);
             self.fenced[warp].set(0);
+            self.published[warp].set(0);
+            self.met_cluster[warp].set(false);
         }
     }
 
@@ -89,13 +97,35 @@ impl Clock {
         }
     }
 
-    /// Warps of all blocks of the cluster meet at its barrier.
-    pub fn cluster_barrier(&self, warps: impl Iterator<Item = usize> + Clone) {
-        self.meet(warps.clone());
-        for warp in warps {
-            self.opened[warp].set(self.now[warp].get());
-            self.cluster_opened[warp].set(self.now[warp].get());
+    /// Warps of all blocks of the cluster meet at its barrier, each of which releases what it did and knew, or no more than
+    /// it published.
+    pub fn cluster_barrier(&self, warps: impl Iterator<Item = (usize, bool)> + Clone) {
+        let mut all = NO_TIMES;
+        for (warp, releases) in warps.clone() {
+            self.warp_sync(warp);
+            if releases {
+                join(&mut all, &self.known[warp].get());
+                self.opened[warp].set(self.now[warp].get());
+                self.cluster_opened[warp].set(self.now[warp].get());
+            } else {
+                all[warp] = self.published[warp].get();
+            }
         }
+        for (warp, _) in warps {
+            self.learn(warp, &all);
+            self.met_cluster[warp].set(true);
+        }
+    }
+
+    /// A warp publishes what it did.
+    pub fn publish(&self, warp: usize) {
+        self.warp_sync(warp);
+        self.published[warp].set(self.now[warp].get());
+    }
+
+    /// Whether a warp has met the cluster at its barrier, so that all its blocks run.
+    pub fn has_met_cluster(&self, warp: usize) -> bool {
+        self.met_cluster[warp].get()
     }
 
     /// Some warps meet at a barrier.
@@ -170,11 +200,6 @@ impl Clock {
     /// Whether the place of this warp is an agent's.
     pub fn is_agent(&self, warp: usize) -> bool {
         warp % MAX_WARPS >= TENSOR_CORES && self.n_warps.get() <= TENSOR_CORES
-    }
-
-    /// Whether a warp knows that the block of this rank has started: that it did anything.
-    pub fn knows_block(&self, warp: usize, rank: usize) -> bool {
-        self.known[warp].get()[rank * MAX_WARPS..][..MAX_WARPS].iter().any(|&time| time > 0)
     }
 
     /// Whether some warp of the block of this rank knows what another did at a time.
