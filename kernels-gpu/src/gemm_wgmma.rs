@@ -4,10 +4,10 @@
 //! a tile of x and one of w, 64 columns deep (`ring.rs`). The other two, the consumers, multiply: each owns 64 tokens of
 //! the block's tile of y, in registers. Ring and products run ahead of each other as far as the ring is long;
 //! nobody waits for the whole block. Blocks stay and take tile after tile, so that loading the next tile
-//! overlaps the last products of this one. [`pair`] has the variant whose blocks load for each other, [`split`] and
+//! overlaps the last products of this one. [`multicast`] has the variant whose blocks load for each other, [`split`] and
 //! [`stream`] those for few tokens, [`plan`] the choice.
 
-pub mod pair;
+pub mod multicast;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod plan;
 mod ring;

@@ -51,10 +51,12 @@ fn of_type<T: Type>(ty: &str, [n_tokens, n_rows, n_cols]: [usize; 3]) -> Vec<Cas
     ];
     if n_tokens > 128 {
         cases.extend([
-            case(" pairs128", |shape, n| Plan::pairs(shape, 128, n)).variant(),
-            case(" pairs192", |shape, n| Plan::pairs(shape, 192, n)).variant(),
-            case(" pairs224", |shape, n| Plan::pairs(shape, 224, n)).variant(),
-            case(" pairs256", |shape, n| Plan::pairs(shape, 256, n)).variant(),
+            case(" multicast2x128", |shape, n| Plan::multicast(shape, 128, 2, n)).variant(),
+            case(" multicast2x192", |shape, n| Plan::multicast(shape, 192, 2, n)).variant(),
+            case(" multicast2x224", |shape, n| Plan::multicast(shape, 224, 2, n)).variant(),
+            case(" multicast2x256", |shape, n| Plan::multicast(shape, 256, 2, n)).variant(),
+            case(" multicast4x128", |shape, n| Plan::multicast(shape, 128, 4, n)).variant(),
+            case(" multicast4x192", |shape, n| Plan::multicast(shape, 192, 4, n)).variant(),
         ]);
     }
     if n_tokens <= 64 {

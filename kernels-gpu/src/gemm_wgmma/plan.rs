@@ -1,6 +1,6 @@
 //! Which of the products to launch, and how.
 
-use super::pair::*;
+use super::multicast::*;
 use super::split::*;
 use super::stream::{
     PIECES_THREADS, PIECES_VECTOR, gemm_pieces_bf16, gemm_pieces_f16, gemm_stream_bf16_t64,
@@ -28,10 +28,12 @@ pub enum Kind {
         /// Rows of a tile.
         rows: u32,
     },
-    /// The same (128, 192, 224 or 256), the tiles in pairs along the tokens, a cluster each.
-    Pairs {
+    /// The same, a cluster for each 2 tiles (of 128, 192, 224 or 256 rows) or 4 (128 or 192) along the tokens.
+    Multicast {
         /// Rows of a tile.
         rows: u32,
+        /// Blocks of a cluster.
+        blocks: u32,
     },
     /// A tile's columns divided among the blocks of a cluster: 64 tokens by 128 or 192 rows, or 128 by 128.
     Split {
@@ -94,7 +96,8 @@ impl Plan {
         );
         let n = n_multiprocessors;
         let mut plans: Vec<Plan> = [256, 224, 192, 128, 64].map(|rows| Self::tiles(shape, rows, n)).into();
-        plans.extend([256, 224, 192, 128].map(|rows| Self::pairs(shape, rows, n)));
+        let clusters = [(256, 2), (224, 2), (192, 2), (128, 2), (192, 4), (128, 4)];
+        plans.extend(clusters.map(|(rows, blocks)| Self::multicast(shape, rows, blocks, n)));
         for (tokens, rows) in [(64, 128), (64, 192), (128, 128)] {
             let possible = [2, 4].into_iter().filter(|&blocks| shape.n_stages() >= blocks);
             plans.extend(possible.map(|blocks| Self::split(shape, tokens, rows, blocks)));
@@ -111,10 +114,10 @@ impl Plan {
         Self { shape, kind: Kind::Tiles { rows }, n_blocks }
     }
 
-    /// The plan with pairs of whole tiles of `rows` rows.
-    pub fn pairs(shape: Shape, rows: u32, n_multiprocessors: u32) -> Self {
-        let n_pairs = shape.n_tiles(2 * TILE_TOKENS, rows).min((n_multiprocessors / 2).max(1));
-        Self { shape, kind: Kind::Pairs { rows }, n_blocks: 2 * n_pairs }
+    /// The plan with whole tiles of `rows` rows in clusters of `blocks`.
+    pub fn multicast(shape: Shape, rows: u32, blocks: u32, n_multiprocessors: u32) -> Self {
+        let n_clusters = shape.n_tiles(blocks * TILE_TOKENS, rows).min(n_clusters(blocks, n_multiprocessors));
+        Self { shape, kind: Kind::Multicast { rows, blocks }, n_blocks: blocks * n_clusters }
     }
 
     /// The plan that divides the columns of a tile of `tokens` by `rows` among `blocks` blocks.
@@ -162,7 +165,7 @@ impl Plan {
         const ROUND_NS: u64 = 1500;
         let Shape { n_tokens, n_rows, n_cols } = self.shape;
         let n_stages = u64::from(self.shape.n_stages());
-        let rounds = |n: u32, at_once: u32| u64::from(n.div_ceil(at_once.max(1)));
+        let rounds = |n: u32, at_once: u32| u64::from(n.div_ceil(at_once));
         let (work, extra) = match self.kind {
             Kind::Tiles { rows } => {
                 let stage = match rows {
@@ -174,15 +177,17 @@ impl Plan {
                 };
                 (rounds(self.shape.n_tiles(TILE_TOKENS, rows), n_multiprocessors) * n_stages * stage, 0)
             }
-            Kind::Pairs { rows } => {
-                let stage = match rows {
-                    256 => 660,
-                    224 => 610,
-                    192 => 505,
+            Kind::Multicast { rows, blocks } => {
+                let stage = match (rows, blocks) {
+                    (256, _) => 660,
+                    (224, _) => 610,
+                    (192, 2) => 505,
+                    (192, _) => 500,
+                    (_, 2) => 355,
                     _ => 350,
                 };
-                let rounds = rounds(self.shape.n_tiles(2 * TILE_TOKENS, rows), n_multiprocessors / 2);
-                (rounds * n_stages * stage, 0)
+                let at_once = n_clusters(blocks, n_multiprocessors);
+                (rounds(self.shape.n_tiles(blocks * TILE_TOKENS, rows), at_once) * n_stages * stage, 0)
             }
             Kind::Split { tokens, rows, blocks } => {
                 let stage = match (tokens, rows) {
@@ -190,9 +195,7 @@ impl Plan {
                     (64, _) => 350,
                     _ => 370,
                 };
-                // Multiprocessors are in groups that do not all hold a whole number of clusters of 4.
-                let at_once = if blocks == 2 { n_multiprocessors / 2 } else { (n_multiprocessors - 1) / 4 };
-                let rounds = rounds(self.shape.n_tiles(tokens, rows), at_once);
+                let rounds = rounds(self.shape.n_tiles(tokens, rows), n_clusters(blocks, n_multiprocessors));
                 let work = rounds * n_stages.div_ceil(u64::from(blocks)) * stage;
                 (work, EXCHANGE_NS + (rounds - 1) * ROUND_NS)
             }
@@ -209,10 +212,17 @@ impl Plan {
     /// Elements of the f32 workspace.
     pub fn workspace_len(&self) -> usize {
         match self.kind {
-            Kind::Tiles { .. } | Kind::Pairs { .. } | Kind::Split { .. } => 0,
+            Kind::Tiles { .. } | Kind::Multicast { .. } | Kind::Split { .. } => 0,
             Kind::Stream { n_slots, .. } => n_slots as usize * self.shape.n_tokens * self.shape.n_rows,
         }
     }
+}
+
+/// Clusters that run at once, one block a multiprocessor. Multiprocessors are in groups that do not all hold a whole number
+/// of clusters of 4: 132 hold 32.
+fn n_clusters(blocks: u32, n_multiprocessors: u32) -> u32 {
+    let n = if blocks == 2 { n_multiprocessors } else { n_multiprocessors.saturating_sub(1) };
+    (n / blocks).max(1)
 }
 
 /// Rows of a tile of the divided product.
@@ -243,7 +253,9 @@ impl std::fmt::Display for Plan {
         write!(f, "{n_tokens} x {n_rows} x {n_cols}: {} blocks, ", self.n_blocks)?;
         match self.kind {
             Kind::Tiles { rows } => write!(f, "tiles of {TILE_TOKENS} x {rows}"),
-            Kind::Pairs { rows } => write!(f, "pairs of tiles of {TILE_TOKENS} x {rows}"),
+            Kind::Multicast { rows, blocks } => {
+                write!(f, "tiles of {TILE_TOKENS} x {rows}, {blocks} a cluster")
+            }
             Kind::Split { tokens, rows, blocks } => {
                 write!(f, "tiles of {tokens} x {rows}, each split among {blocks}")
             }
@@ -260,7 +272,7 @@ macro_rules! launch {
     (
         $name:ident, $ty:ty,
         tiles { $($tile_rows:literal: $tiles:ident,)* }
-        pairs { $($pair_rows:literal: $pairs:ident,)* }
+        multicast { $($multicast:tt: $multicasts:ident,)* }
         split { $($split:tt: $splits:ident,)* }
         $t64:ident, $t128:ident, $pieces:ident
     ) => {
@@ -294,12 +306,12 @@ macro_rules! launch {
                             _ => panic!("no product with tiles of {rows} rows"),
                         }
                     }
-                    Kind::Pairs { rows } => {
+                    Kind::Multicast { rows, blocks } => {
                         let y = MatrixMut::new(y, n_tokens as usize, n_rows as usize);
                         let (w, x) = (wm, xm);
-                        match rows {
-                            $($pair_rows => device.launch($pairs { y, w, x, n_tokens, n_rows, n_cols }, grid),)*
-                            _ => panic!("no product with pairs of tiles of {rows} rows"),
+                        match (blocks, rows) {
+                            $($multicast => device.launch($multicasts { y, w, x, n_tokens, n_rows, n_cols }, grid),)*
+                            _ => panic!("no product with tiles of {rows} rows, {blocks} a cluster"),
                         }
                     }
                     Kind::Split { tokens, rows, blocks } => {
@@ -370,11 +382,13 @@ launch! {
         128: gemm_wgmma_bf16_n128,
         64: gemm_wgmma_bf16_n64,
     }
-    pairs {
-        256: gemm_pair_bf16_n256,
-        224: gemm_pair_bf16_n224,
-        192: gemm_pair_bf16_n192,
-        128: gemm_pair_bf16_n128,
+    multicast {
+        (2, 256): gemm_multicast2_bf16_n256,
+        (2, 224): gemm_multicast2_bf16_n224,
+        (2, 192): gemm_multicast2_bf16_n192,
+        (2, 128): gemm_multicast2_bf16_n128,
+        (4, 192): gemm_multicast4_bf16_n192,
+        (4, 128): gemm_multicast4_bf16_n128,
     }
     split {
         (2, 64, 128): gemm_split2_bf16_t64_n128,
@@ -395,11 +409,13 @@ launch! {
         128: gemm_wgmma_f16_n128,
         64: gemm_wgmma_f16_n64,
     }
-    pairs {
-        256: gemm_pair_f16_n256,
-        224: gemm_pair_f16_n224,
-        192: gemm_pair_f16_n192,
-        128: gemm_pair_f16_n128,
+    multicast {
+        (2, 256): gemm_multicast2_f16_n256,
+        (2, 224): gemm_multicast2_f16_n224,
+        (2, 192): gemm_multicast2_f16_n192,
+        (2, 128): gemm_multicast2_f16_n128,
+        (4, 192): gemm_multicast4_f16_n192,
+        (4, 128): gemm_multicast4_f16_n128,
     }
     split {
         (2, 64, 128): gemm_split2_f16_t64_n128,

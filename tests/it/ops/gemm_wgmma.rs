@@ -112,21 +112,23 @@ fn blocks_take_several_tiles() {
 
 /// Blocks that load for each other: partial tiles in all dimensions; a second block that has but two tokens, or none.
 #[test]
-fn pairs_of_partial_tiles() {
-    for rows in [128, 192, 224, 256] {
+fn clusters_of_partial_tiles() {
+    for (rows, blocks) in [(128, 2), (192, 2), (224, 2), (256, 2), (128, 4), (192, 4)] {
         let shape = shape(130, rows as usize + 40, 136);
-        on_hopper!(|device| check::<bf16, _>(device, Plan::pairs(shape, rows, 2)));
+        on_hopper!(|device| check::<bf16, _>(device, Plan::multicast(shape, rows, blocks, 2)));
     }
-    on_hopper!(|device| check::<f16, _>(device, Plan::pairs(shape(100, 24, 72), 128, 132)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(100, 24, 72), 128, 2, 132)));
 }
 
-/// One cluster, or two, take several pairs of tiles each, in more stages than a ring has.
+/// One cluster, or two, take several tiles each, in more stages than a ring has.
 #[test]
-fn clusters_take_several_pairs() {
-    on_hopper!(|device| check::<bf16, _>(device, Plan::pairs(shape(200, 3 * 128, 384), 128, 2)));
-    on_hopper!(|device| check::<f16, _>(device, Plan::pairs(shape(300, 256, 320), 192, 4)));
-    on_hopper!(|device| check::<f16, _>(device, Plan::pairs(shape(8, 448, 64), 224, 2)));
-    on_hopper!(|device| check::<f16, _>(device, Plan::pairs(shape(8, 512, 64), 256, 2)));
+fn clusters_take_several_tiles() {
+    on_hopper!(|device| check::<bf16, _>(device, Plan::multicast(shape(200, 3 * 128, 384), 128, 2, 2)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(300, 256, 320), 192, 2, 4)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(8, 448, 64), 224, 2, 2)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(8, 512, 64), 256, 2, 2)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(600, 200, 6 * 64), 128, 4, 4)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(400, 384, 128), 192, 4, 4)));
 }
 
 /// Columns divided among the blocks of a cluster: partial tiles in all dimensions, stages that do not divide evenly.
@@ -210,16 +212,16 @@ fn plans() {
     128 x 4096 x 14336: 128 blocks, tiles of 128 x 128, each split among 4
     ");
     insta::assert_snapshot!(of_tokens(512), @r"
-    512 x 6144 x 4096: 128 blocks, pairs of tiles of 128 x 192
-    512 x 4096 x 4096: 128 blocks, pairs of tiles of 128 x 128
-    512 x 28672 x 4096: 132 blocks, pairs of tiles of 128 x 224
-    512 x 4096 x 14336: 128 blocks, pairs of tiles of 128 x 128
+    512 x 6144 x 4096: 128 blocks, tiles of 128 x 192, 4 a cluster
+    512 x 4096 x 4096: 128 blocks, tiles of 128 x 128, 4 a cluster
+    512 x 28672 x 4096: 132 blocks, tiles of 128 x 224, 2 a cluster
+    512 x 4096 x 14336: 128 blocks, tiles of 128 x 128, 4 a cluster
     ");
     insta::assert_snapshot!(of_tokens(8192), @r"
-    8192 x 6144 x 4096: 132 blocks, pairs of tiles of 128 x 256
-    8192 x 4096 x 4096: 132 blocks, pairs of tiles of 128 x 256
-    8192 x 28672 x 4096: 132 blocks, pairs of tiles of 128 x 256
-    8192 x 4096 x 14336: 132 blocks, pairs of tiles of 128 x 256
+    8192 x 6144 x 4096: 132 blocks, tiles of 128 x 256, 2 a cluster
+    8192 x 4096 x 4096: 132 blocks, tiles of 128 x 256, 2 a cluster
+    8192 x 28672 x 4096: 132 blocks, tiles of 128 x 256, 2 a cluster
+    8192 x 4096 x 14336: 132 blocks, tiles of 128 x 256, 2 a cluster
     ");
     let long = Plan::stream(shape(16, 4096, 14336), 132).to_string();
     insta::assert_snapshot!(long, @"16 x 4096 x 14336: 96 blocks, tiles of 64 x 128, 75 stages of 64 columns a block, up to 3 pieces");
