@@ -4,14 +4,18 @@
 //! a tile of x and one of w, 64 columns deep (`ring.rs`). The other two, the consumers, multiply: each owns 64 tokens of
 //! the block's tile of y, in registers. Ring and products run ahead of each other as far as the ring is long;
 //! nobody waits for the whole block. Blocks stay and take tile after tile, so that loading the next tile
-//! overlaps the last products of this one. [`stream`] has the variant for few tokens, [`plan`] the choice.
+//! overlaps the last products of this one. [`multicast`] has the variant whose blocks load for each other, [`split`] and
+//! [`stream`] those for few tokens, [`plan`] the choice.
 
+pub mod multicast;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod plan;
 mod ring;
+pub mod split;
 pub mod stream;
 
 use crate::simt::boxes::{self, InBoxes, OutBoxes, Rows, rows_bytes};
+use crate::simt::cluster;
 use crate::simt::mbarrier::Place;
 use crate::simt::prelude::*;
 use crate::simt::wgmma::{self, Accumulators, Operand};
@@ -58,7 +62,7 @@ pub fn gemm_wgmma_bf16_n256(
     n_rows: u32,
     n_cols: u32,
 ) {
-    gemm::<bf16, 256, 128, STAGES_256>(y, w, x, n_tokens, n_rows, n_cols);
+    gemm::<bf16, 256, 256, 128, STAGES_256>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_wgmma_bf16_n256`], tiles of 128 tokens by 224 rows.
@@ -71,7 +75,7 @@ pub fn gemm_wgmma_bf16_n224(
     n_rows: u32,
     n_cols: u32,
 ) {
-    gemm::<bf16, 224, 112, STAGES_224>(y, w, x, n_tokens, n_rows, n_cols);
+    gemm::<bf16, 224, 224, 112, STAGES_224>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_wgmma_bf16_n256`], tiles of 128 tokens by 192 rows.
@@ -84,7 +88,7 @@ pub fn gemm_wgmma_bf16_n192(
     n_rows: u32,
     n_cols: u32,
 ) {
-    gemm::<bf16, 192, 96, STAGES_192>(y, w, x, n_tokens, n_rows, n_cols);
+    gemm::<bf16, 192, 192, 96, STAGES_192>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_wgmma_bf16_n256`], tiles of 128 tokens by 128 rows: more tiles, for matrices that have few.
@@ -97,7 +101,7 @@ pub fn gemm_wgmma_bf16_n128(
     n_rows: u32,
     n_cols: u32,
 ) {
-    gemm::<bf16, 128, 64, STAGES_128>(y, w, x, n_tokens, n_rows, n_cols);
+    gemm::<bf16, 128, 128, 64, STAGES_128>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_wgmma_bf16_n256`], tiles of 128 tokens by 64 rows, for so few tokens that reading w is what counts.
@@ -110,7 +114,7 @@ pub fn gemm_wgmma_bf16_n64(
     n_rows: u32,
     n_cols: u32,
 ) {
-    gemm::<bf16, 64, 32, STAGES_64>(y, w, x, n_tokens, n_rows, n_cols);
+    gemm::<bf16, 64, 64, 32, STAGES_64>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_wgmma_bf16_n256`], all in f16.
@@ -123,7 +127,7 @@ pub fn gemm_wgmma_f16_n256(
     n_rows: u32,
     n_cols: u32,
 ) {
-    gemm::<f16, 256, 128, STAGES_256>(y, w, x, n_tokens, n_rows, n_cols);
+    gemm::<f16, 256, 256, 128, STAGES_256>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_wgmma_bf16_n224`], all in f16.
@@ -136,7 +140,7 @@ pub fn gemm_wgmma_f16_n224(
     n_rows: u32,
     n_cols: u32,
 ) {
-    gemm::<f16, 224, 112, STAGES_224>(y, w, x, n_tokens, n_rows, n_cols);
+    gemm::<f16, 224, 224, 112, STAGES_224>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_wgmma_bf16_n192`], all in f16.
@@ -149,7 +153,7 @@ pub fn gemm_wgmma_f16_n192(
     n_rows: u32,
     n_cols: u32,
 ) {
-    gemm::<f16, 192, 96, STAGES_192>(y, w, x, n_tokens, n_rows, n_cols);
+    gemm::<f16, 192, 192, 96, STAGES_192>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_wgmma_bf16_n128`], all in f16.
@@ -162,7 +166,7 @@ pub fn gemm_wgmma_f16_n128(
     n_rows: u32,
     n_cols: u32,
 ) {
-    gemm::<f16, 128, 64, STAGES_128>(y, w, x, n_tokens, n_rows, n_cols);
+    gemm::<f16, 128, 128, 64, STAGES_128>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// As [`gemm_wgmma_bf16_n64`], all in f16.
@@ -175,7 +179,7 @@ pub fn gemm_wgmma_f16_n64(
     n_rows: u32,
     n_cols: u32,
 ) {
-    gemm::<f16, 64, 32, STAGES_64>(y, w, x, n_tokens, n_rows, n_cols);
+    gemm::<f16, 64, 64, 32, STAGES_64>(y, w, x, n_tokens, n_rows, n_cols);
 }
 
 /// The tiles of y, and the order in which blocks take them.
@@ -203,11 +207,13 @@ impl Tiles {
     }
 }
 
+/// A block loads `BOX` of the `ROWS` rows of a tile of w, and the other blocks of its cluster, which have the tokens after
+/// its own, the rest.
 #[inline(always)]
 #[track_caller]
-fn gemm<T: Operand, const ROWS: u32, const LEN: usize, const STAGES: usize>(
+fn gemm<T: Operand, const ROWS: u32, const BOX: u32, const LEN: usize, const STAGES: usize>(
     y: OutBoxes<T, Y_BOX>,
-    w: InBoxes<T, ROWS>,
+    w: InBoxes<T, BOX>,
     x: InBoxes<T, TILE_TOKENS>,
     n_tokens: u32,
     n_rows: u32,
@@ -215,18 +221,26 @@ fn gemm<T: Operand, const ROWS: u32, const LEN: usize, const STAGES: usize>(
 ) {
     let mut shared = Shared::new();
     let staged = shared.rows::<T>(2 * N_STAGED * Y_BOX as usize);
-    let ring = Ring::<T, TILE_TOKENS, ROWS, STAGES>::new(&mut shared);
+    let ring = Ring::<T, TILE_TOKENS, ROWS, BOX, STAGES>::new(&mut shared);
     pdl::launch_dependents();
-    let tiles = Tiles { tokens: n_tokens.div_ceil(TILE_TOKENS), rows: n_rows.div_ceil(ROWS), group: GROUP };
-    let corner = |tile: u32| {
-        let (token_tile, row_tile) = tiles.at(tile);
-        (token_tile * TILE_TOKENS, row_tile * ROWS)
+    let n_blocks = ROWS / BOX;
+    let rank = if n_blocks == 1 { 0 } else { cluster::block_rank() };
+    let tiles = Tiles {
+        tokens: n_tokens.div_ceil(n_blocks * TILE_TOKENS),
+        rows: n_rows.div_ceil(ROWS),
+        group: GROUP / n_blocks,
     };
     let n_tiles = tiles.tokens * tiles.rows;
+    let (first_tile, step) = (thread::block_idx_x() / n_blocks, thread::grid_dim_x() / n_blocks);
+    // First token and row of the block's part of a tile.
+    let corner = |tile: u32| {
+        let (token_tile, row_tile) = tiles.at(tile);
+        ((token_tile * n_blocks + rank) * TILE_TOKENS, row_tile * ROWS)
+    };
     let n_stages = n_cols.div_ceil(STAGE_COLS);
     wgmma::specialise::<40, 232>(
         || {
-            let (mut tile, mut place) = (thread::block_idx_x(), Place::START);
+            let (mut tile, mut place) = (first_tile, Place::START);
             let (token, row) = corner(tile);
             let mut n_preloaded = ring.preload(w, Stretch { token, row, first_stage: 0, n_stages });
             pdl::wait();
@@ -234,12 +248,16 @@ fn gemm<T: Operand, const ROWS: u32, const LEN: usize, const STAGES: usize>(
                 let (token, row) = corner(tile);
                 place = ring.fill(x, w, Stretch { token, row, first_stage: 0, n_stages }, place, n_preloaded);
                 n_preloaded = 0;
-                tile += thread::grid_dim_x();
+                tile += step;
+            }
+            if n_blocks > 1 {
+                // A block's shared memory must outlive the arrivals of the other blocks' consumers.
+                ring.drain(place);
             }
         },
         |consumer| {
             pdl::wait();
-            let (mut tile, mut place) = (thread::block_idx_x(), Place::START);
+            let (mut tile, mut place) = (first_tile, Place::START);
             let staged = staged.at_row(consumer as usize * N_STAGED * Y_BOX as usize);
             let first_token = consumer * CONSUMER_TOKENS;
             let mut n_stored = 0;
@@ -249,7 +267,7 @@ fn gemm<T: Operand, const ROWS: u32, const LEN: usize, const STAGES: usize>(
                 place = ring.multiply(&mut results, (first_token, 0), n_stages, place);
                 n_stored =
                     store::<T, LEN>(y, staged, &results, (token + first_token, row), consumer, n_stored);
-                tile += thread::grid_dim_x();
+                tile += step;
             }
             // A block's shared memory must outlive the stores that read it.
             if thread::thread_idx_x().is_multiple_of(wgmma::SIZE) {

@@ -64,7 +64,7 @@ mod meta;
 
 pub use matrix::{BOX_ROW_BYTES, Matrix, MatrixArg, MatrixMut};
 pub use memory::{DeviceBuffer, DeviceMemory, DeviceSlice, Purpose};
-pub use meta::{KernelMeta, ParamKind, ParamMeta, all_kernels};
+pub use meta::{KernelMeta, MAX_CLUSTER, ParamKind, ParamMeta, all_kernels};
 
 use crate::simt::Element;
 use crate::simt::emulator;

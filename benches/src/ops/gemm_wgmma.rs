@@ -49,7 +49,30 @@ fn of_type<T: Type>(ty: &str, [n_tokens, n_rows, n_cols]: [usize; 3]) -> Vec<Cas
         case(" tiles224", |shape, n| Plan::tiles(shape, 224, n)).variant(),
         case(" tiles256", |shape, n| Plan::tiles(shape, 256, n)).variant(),
     ];
-    if n_tokens <= 512 {
+    if n_tokens > 128 {
+        cases.extend([
+            case(" multicast2x128", |shape, n| Plan::multicast(shape, 128, 2, n)).variant(),
+            case(" multicast2x192", |shape, n| Plan::multicast(shape, 192, 2, n)).variant(),
+            case(" multicast2x224", |shape, n| Plan::multicast(shape, 224, 2, n)).variant(),
+            case(" multicast2x256", |shape, n| Plan::multicast(shape, 256, 2, n)).variant(),
+            case(" multicast4x128", |shape, n| Plan::multicast(shape, 128, 4, n)).variant(),
+            case(" multicast4x192", |shape, n| Plan::multicast(shape, 192, 4, n)).variant(),
+        ]);
+    }
+    if n_tokens <= 64 {
+        cases.extend([
+            case(" split2x64x128", |shape, _| Plan::split(shape, 64, 128, 2)).variant(),
+            case(" split2x64x192", |shape, _| Plan::split(shape, 64, 192, 2)).variant(),
+            case(" split4x64x128", |shape, _| Plan::split(shape, 64, 128, 4)).variant(),
+            case(" split4x64x192", |shape, _| Plan::split(shape, 64, 192, 4)).variant(),
+        ]);
+    } else if n_tokens <= 512 {
+        cases.extend([
+            case(" split2x128x128", |shape, _| Plan::split(shape, 128, 128, 2)).variant(),
+            case(" split4x128x128", |shape, _| Plan::split(shape, 128, 128, 4)).variant(),
+        ]);
+    }
+    if n_tokens <= 128 {
         cases.push(case(" stream", Plan::stream).variant());
     }
     cases

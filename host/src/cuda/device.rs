@@ -219,6 +219,7 @@ impl Cuda {
             panic!("kernel {} ({}) is not one of kernels-gpu", meta.name, meta.file);
         };
         self.check_limits(launch)?;
+        meta.check_grid(*grid);
         self.gpu.vram.bind()?;
         // One pointer per parameter, to its word; the driver copies what they point to before it returns.
         let mut pointers = [std::ptr::null_mut::<c_void>(); MAX_PARAMS];

@@ -21,7 +21,7 @@ use syn::{ItemFn, parse_macro_input};
 /// | `shared = BYTES` | shared memory that `Shared::new()` carves its tiles from | 0 |
 /// | `min_blocks = N` | blocks that must fit on one multiprocessor (limits registers) | none |
 /// | `max_regs = N` | registers of a thread at most | none |
-/// | `cluster = N` | blocks of a cluster | none |
+/// | `cluster = N` | blocks of a cluster, 2 or 4, neighbours along x; needs `sm_90a` | none |
 /// | `allow_local` | the PTX linter accepts local memory (stack) in this kernel | refused |
 /// | `sm_90a` | uses instructions of Hopper alone (`wgmma`, the copy engine): in that module only | every module |
 /// | `pdl` | launched with programmatic dependent launch: the kernel must call `pdl::wait` | off |

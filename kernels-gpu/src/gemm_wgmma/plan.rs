@@ -1,5 +1,7 @@
 //! Which of the products to launch, and how.
 
+use super::multicast::*;
+use super::split::*;
 use super::stream::{
     PIECES_THREADS, PIECES_VECTOR, gemm_pieces_bf16, gemm_pieces_f16, gemm_stream_bf16_t64,
     gemm_stream_bf16_t128, gemm_stream_f16_t64, gemm_stream_f16_t128,
@@ -26,6 +28,22 @@ pub enum Kind {
         /// Rows of a tile.
         rows: u32,
     },
+    /// The same, a cluster for each 2 tiles (of 128, 192, 224 or 256 rows) or 4 (128 or 192) along the tokens.
+    Multicast {
+        /// Rows of a tile.
+        rows: u32,
+        /// Blocks of a cluster.
+        blocks: u32,
+    },
+    /// A tile's columns divided among the blocks of a cluster: 64 tokens by 128 or 192 rows, or 128 by 128.
+    Split {
+        /// Tokens of a tile.
+        tokens: u32,
+        /// Rows of a tile.
+        rows: u32,
+        /// Blocks of a cluster (2 or 4).
+        blocks: u32,
+    },
     /// Stages divided among the blocks, tiles of this many tokens (64 or 128), and the adding of pieces.
     Stream {
         /// Tokens of a tile.
@@ -50,8 +68,19 @@ pub struct Plan {
     pub n_blocks: u32,
 }
 
-/// Up to so many tokens a product is bound by reading w, and worth dividing by columns.
+/// Up to so many tokens a product is bound by reading w, and worth dividing evenly among all blocks.
 const STREAM_TOKENS_MAX: usize = 128;
+
+impl Shape {
+    /// Tiles of so many tokens and rows.
+    fn n_tiles(self, tokens: u32, rows: u32) -> u32 {
+        (self.n_tokens.div_ceil(tokens as usize) * self.n_rows.div_ceil(rows as usize)) as u32
+    }
+
+    fn n_stages(self) -> u32 {
+        self.n_cols.div_ceil(STAGE_COLS as usize) as u32
+    }
+}
 
 impl Plan {
     /// The plan for a GPU with this many multiprocessors.
@@ -65,20 +94,40 @@ impl Plan {
             n_rows.is_multiple_of(8) && n_cols.is_multiple_of(8),
             "rows of y and w must be multiples of 16 bytes: {shape:?}"
         );
-        if n_tokens <= STREAM_TOKENS_MAX && n_rows <= STREAM_ROWS as usize * n_multiprocessors as usize {
-            Self::stream(shape, n_multiprocessors)
-        } else {
-            let by_cost =
-                |rows: &u32| (Self::tiles(shape, *rows, n_multiprocessors).cost(n_multiprocessors), *rows);
-            let rows = [256, 224, 192, 128].into_iter().min_by_key(by_cost).expect("four candidates");
-            Self::tiles(shape, rows, n_multiprocessors)
+        let n = n_multiprocessors;
+        let mut plans: Vec<Plan> = [256, 224, 192, 128, 64].map(|rows| Self::tiles(shape, rows, n)).into();
+        let clusters = [(256, 2), (224, 2), (192, 2), (128, 2), (192, 4), (128, 4)];
+        plans.extend(clusters.map(|(rows, blocks)| Self::multicast(shape, rows, blocks, n)));
+        for (tokens, rows) in [(64, 128), (64, 192), (128, 128)] {
+            let possible = [2, 4].into_iter().filter(|&blocks| shape.n_stages() >= blocks);
+            plans.extend(possible.map(|blocks| Self::split(shape, tokens, rows, blocks)));
         }
+        if n_tokens <= STREAM_TOKENS_MAX && n_rows <= (STREAM_ROWS * n) as usize {
+            plans.push(Self::stream(shape, n));
+        }
+        plans.into_iter().min_by_key(|plan| plan.cost_ns(n)).expect("ten candidates at least")
     }
 
     /// The plan with whole tiles of `rows` rows.
     pub fn tiles(shape: Shape, rows: u32, n_multiprocessors: u32) -> Self {
-        let n_tiles = shape.n_tokens.div_ceil(TILE_TOKENS as usize) * shape.n_rows.div_ceil(rows as usize);
-        Self { shape, kind: Kind::Tiles { rows }, n_blocks: (n_tiles as u32).min(n_multiprocessors) }
+        let n_blocks = shape.n_tiles(TILE_TOKENS, rows).min(n_multiprocessors);
+        Self { shape, kind: Kind::Tiles { rows }, n_blocks }
+    }
+
+    /// The plan with whole tiles of `rows` rows in clusters of `blocks`.
+    pub fn multicast(shape: Shape, rows: u32, blocks: u32, n_multiprocessors: u32) -> Self {
+        let n_clusters = shape.n_tiles(blocks * TILE_TOKENS, rows).min(n_clusters(blocks, n_multiprocessors));
+        Self { shape, kind: Kind::Multicast { rows, blocks }, n_blocks: blocks * n_clusters }
+    }
+
+    /// The plan that divides the columns of a tile of `tokens` by `rows` among `blocks` blocks.
+    ///
+    /// # Panics
+    /// If there are less than 64 columns for one of the blocks.
+    pub fn split(shape: Shape, tokens: u32, rows: u32, blocks: u32) -> Self {
+        assert!(shape.n_stages() >= blocks, "{} columns for {blocks} blocks", shape.n_cols);
+        let n_blocks = blocks * shape.n_tiles(tokens, rows);
+        Self { shape, kind: Kind::Split { tokens, rows, blocks }, n_blocks }
     }
 
     /// The plan that divides the stages.
@@ -106,28 +155,74 @@ impl Plan {
         }
     }
 
-    /// What whole tiles cost, in rounds of blocks times the time of a tile: a wide tile takes less time an element, since
-    /// it reads less of shared memory for each product (relative times measured on an H100).
-    fn cost(&self, n_multiprocessors: u32) -> u64 {
-        let Kind::Tiles { rows } = self.kind else { unreachable!("only whole tiles are compared") };
-        let n_tiles =
-            self.shape.n_tokens.div_ceil(TILE_TOKENS as usize) * self.shape.n_rows.div_ceil(rows as usize);
-        let time = match rows {
-            256 => 256 * 100,
-            224 => 224 * 102,
-            192 => 192 * 106,
-            _ => 128 * 124,
+    /// What the plan costs: the slower of reading from memory and of the work of one multiprocessor, a tenth of the faster,
+    /// since they do not overlap in full, and what it takes to begin and end. Times of an H100, measured where all
+    /// multiprocessors work.
+    fn cost_ns(&self, n_multiprocessors: u32) -> u64 {
+        const MEMORY_BYTES_PER_NS: u64 = 3000;
+        const LAUNCH_NS: u64 = 3000;
+        const EXCHANGE_NS: u64 = 500;
+        const ROUND_NS: u64 = 1500;
+        let Shape { n_tokens, n_rows, n_cols } = self.shape;
+        let n_stages = u64::from(self.shape.n_stages());
+        let rounds = |n: u32, at_once: u32| u64::from(n.div_ceil(at_once));
+        let (work, extra) = match self.kind {
+            Kind::Tiles { rows } => {
+                let stage = match rows {
+                    256 => 670,
+                    224 => 620,
+                    192 => 520,
+                    128 => 370,
+                    _ => 250,
+                };
+                (rounds(self.shape.n_tiles(TILE_TOKENS, rows), n_multiprocessors) * n_stages * stage, 0)
+            }
+            Kind::Multicast { rows, blocks } => {
+                let stage = match (rows, blocks) {
+                    (256, _) => 660,
+                    (224, _) => 610,
+                    (192, 2) => 505,
+                    (192, _) => 500,
+                    (_, 2) => 355,
+                    _ => 350,
+                };
+                let at_once = n_clusters(blocks, n_multiprocessors);
+                (rounds(self.shape.n_tiles(blocks * TILE_TOKENS, rows), at_once) * n_stages * stage, 0)
+            }
+            Kind::Split { tokens, rows, blocks } => {
+                let stage = match (tokens, rows) {
+                    (64, 128) => 250,
+                    (64, _) => 350,
+                    _ => 370,
+                };
+                let rounds = rounds(self.shape.n_tiles(tokens, rows), n_clusters(blocks, n_multiprocessors));
+                let work = rounds * n_stages.div_ceil(u64::from(blocks)) * stage;
+                (work, EXCHANGE_NS + (rounds - 1) * ROUND_NS)
+            }
+            Kind::Stream { stages_per_tile, stages_per_block, .. } => {
+                let n_stages = self.n_blocks * stages_per_block;
+                let (tile, block) = (stages_per_tile as usize, stages_per_block as usize);
+                (stream_cost_ns(self.shape, n_stages as usize, tile, block), ROUND_NS)
+            }
         };
-        n_tiles.div_ceil(n_multiprocessors as usize) as u64 * time
+        let memory = gemm_bytes(n_tokens, n_rows, n_cols) / MEMORY_BYTES_PER_NS;
+        LAUNCH_NS + extra + work.max(memory) + work.min(memory) / 10
     }
 
     /// Elements of the f32 workspace.
     pub fn workspace_len(&self) -> usize {
         match self.kind {
-            Kind::Tiles { .. } => 0,
+            Kind::Tiles { .. } | Kind::Multicast { .. } | Kind::Split { .. } => 0,
             Kind::Stream { n_slots, .. } => n_slots as usize * self.shape.n_tokens * self.shape.n_rows,
         }
     }
+}
+
+/// Clusters that run at once, one block a multiprocessor. Multiprocessors are in groups that do not all hold a whole number
+/// of clusters of 4: 132 hold 32.
+fn n_clusters(blocks: u32, n_multiprocessors: u32) -> u32 {
+    let n = if blocks == 2 { n_multiprocessors } else { n_multiprocessors.saturating_sub(1) };
+    (n / blocks).max(1)
 }
 
 /// Rows of a tile of the divided product.
@@ -158,6 +253,12 @@ impl std::fmt::Display for Plan {
         write!(f, "{n_tokens} x {n_rows} x {n_cols}: {} blocks, ", self.n_blocks)?;
         match self.kind {
             Kind::Tiles { rows } => write!(f, "tiles of {TILE_TOKENS} x {rows}"),
+            Kind::Multicast { rows, blocks } => {
+                write!(f, "tiles of {TILE_TOKENS} x {rows}, {blocks} a cluster")
+            }
+            Kind::Split { tokens, rows, blocks } => {
+                write!(f, "tiles of {tokens} x {rows}, each split among {blocks}")
+            }
             Kind::Stream { tokens, stages_per_block, n_slots, .. } => write!(
                 f,
                 "tiles of {tokens} x {}, {stages_per_block} stages of {STAGE_COLS} columns a block, up to {n_slots} pieces",
@@ -168,7 +269,13 @@ impl std::fmt::Display for Plan {
 }
 
 macro_rules! launch {
-    ($name:ident, $ty:ty, $n256:ident, $n224:ident, $n192:ident, $n128:ident, $n64:ident, $t64:ident, $t128:ident, $pieces:ident) => {
+    (
+        $name:ident, $ty:ty,
+        tiles { $($tile_rows:literal: $tiles:ident,)* }
+        multicast { $($multicast:tt: $multicasts:ident,)* }
+        split { $($split:tt: $splits:ident,)* }
+        $t64:ident, $t128:ident, $pieces:ident
+    ) => {
         impl Plan {
             /// Launches the product; `workspace` has at least [`Plan::workspace_len`] elements.
             ///
@@ -195,12 +302,23 @@ macro_rules! launch {
                         let y = MatrixMut::new(y, n_tokens as usize, n_rows as usize);
                         let (w, x) = (wm, xm);
                         match rows {
-                            256 => device.launch($n256 { y, w, x, n_tokens, n_rows, n_cols }, grid),
-                            224 => device.launch($n224 { y, w, x, n_tokens, n_rows, n_cols }, grid),
-                            192 => device.launch($n192 { y, w, x, n_tokens, n_rows, n_cols }, grid),
-                            128 => device.launch($n128 { y, w, x, n_tokens, n_rows, n_cols }, grid),
-                            64 => device.launch($n64 { y, w, x, n_tokens, n_rows, n_cols }, grid),
+                            $($tile_rows => device.launch($tiles { y, w, x, n_tokens, n_rows, n_cols }, grid),)*
                             _ => panic!("no product with tiles of {rows} rows"),
+                        }
+                    }
+                    Kind::Multicast { rows, blocks } => {
+                        let y = MatrixMut::new(y, n_tokens as usize, n_rows as usize);
+                        let (w, x) = (wm, xm);
+                        match (blocks, rows) {
+                            $($multicast => device.launch($multicasts { y, w, x, n_tokens, n_rows, n_cols }, grid),)*
+                            _ => panic!("no product with tiles of {rows} rows, {blocks} a cluster"),
+                        }
+                    }
+                    Kind::Split { tokens, rows, blocks } => {
+                        let (w, x) = (wm, xm);
+                        match (blocks, tokens, rows) {
+                            $($split => device.launch($splits { y, w, x, n_tokens, n_rows, n_cols }, grid),)*
+                            _ => panic!("no product with tiles of {tokens} x {rows} split among {blocks}"),
                         }
                     }
                     Kind::Stream { tokens, stages_per_tile, stages_per_block, .. } => {
@@ -255,27 +373,57 @@ macro_rules! launch {
     };
 }
 
-launch!(
-    launch_bf16,
-    bf16,
-    gemm_wgmma_bf16_n256,
-    gemm_wgmma_bf16_n224,
-    gemm_wgmma_bf16_n192,
-    gemm_wgmma_bf16_n128,
-    gemm_wgmma_bf16_n64,
-    gemm_stream_bf16_t64,
-    gemm_stream_bf16_t128,
-    gemm_pieces_bf16
-);
-launch!(
-    launch_f16,
-    f16,
-    gemm_wgmma_f16_n256,
-    gemm_wgmma_f16_n224,
-    gemm_wgmma_f16_n192,
-    gemm_wgmma_f16_n128,
-    gemm_wgmma_f16_n64,
-    gemm_stream_f16_t64,
-    gemm_stream_f16_t128,
-    gemm_pieces_f16
-);
+launch! {
+    launch_bf16, bf16,
+    tiles {
+        256: gemm_wgmma_bf16_n256,
+        224: gemm_wgmma_bf16_n224,
+        192: gemm_wgmma_bf16_n192,
+        128: gemm_wgmma_bf16_n128,
+        64: gemm_wgmma_bf16_n64,
+    }
+    multicast {
+        (2, 256): gemm_multicast2_bf16_n256,
+        (2, 224): gemm_multicast2_bf16_n224,
+        (2, 192): gemm_multicast2_bf16_n192,
+        (2, 128): gemm_multicast2_bf16_n128,
+        (4, 192): gemm_multicast4_bf16_n192,
+        (4, 128): gemm_multicast4_bf16_n128,
+    }
+    split {
+        (2, 64, 128): gemm_split2_bf16_t64_n128,
+        (2, 64, 192): gemm_split2_bf16_t64_n192,
+        (2, 128, 128): gemm_split2_bf16_t128_n128,
+        (4, 64, 128): gemm_split4_bf16_t64_n128,
+        (4, 64, 192): gemm_split4_bf16_t64_n192,
+        (4, 128, 128): gemm_split4_bf16_t128_n128,
+    }
+    gemm_stream_bf16_t64, gemm_stream_bf16_t128, gemm_pieces_bf16
+}
+launch! {
+    launch_f16, f16,
+    tiles {
+        256: gemm_wgmma_f16_n256,
+        224: gemm_wgmma_f16_n224,
+        192: gemm_wgmma_f16_n192,
+        128: gemm_wgmma_f16_n128,
+        64: gemm_wgmma_f16_n64,
+    }
+    multicast {
+        (2, 256): gemm_multicast2_f16_n256,
+        (2, 224): gemm_multicast2_f16_n224,
+        (2, 192): gemm_multicast2_f16_n192,
+        (2, 128): gemm_multicast2_f16_n128,
+        (4, 192): gemm_multicast4_f16_n192,
+        (4, 128): gemm_multicast4_f16_n128,
+    }
+    split {
+        (2, 64, 128): gemm_split2_f16_t64_n128,
+        (2, 64, 192): gemm_split2_f16_t64_n192,
+        (2, 128, 128): gemm_split2_f16_t128_n128,
+        (4, 64, 128): gemm_split4_f16_t64_n128,
+        (4, 64, 192): gemm_split4_f16_t64_n192,
+        (4, 128, 128): gemm_split4_f16_t128_n128,
+    }
+    gemm_stream_f16_t64, gemm_stream_f16_t128, gemm_pieces_f16
+}

@@ -1,6 +1,7 @@
 //! The ring of stages between a producer and two consumers, common to all products of 16-bit matrices on Hopper.
 
 use crate::simt::boxes::{InBoxes, Rows, rows_bytes};
+use crate::simt::cluster;
 use crate::simt::mbarrier::{self, Barriers, Place};
 use crate::simt::prelude::*;
 use crate::simt::wgmma::{self, Accumulators, Operand};
@@ -22,7 +23,10 @@ pub const fn ring_bytes(tokens: u32, rows: u32, stages: usize) -> usize {
 /// `STAGES` tiles of x (`TOKENS` rows) and of w (`ROWS` rows), each [`STAGE_COLS`] columns deep. A stage is filled by the
 /// copy engine, which counts its bytes at the stage's barrier `full`, and freed by the consumers' warps, which arrive at
 /// `empty`.
-pub struct Ring<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: usize> {
+///
+/// The tiles of w may be those of all blocks of a cluster, of which each loads `BOX` rows for all. Then a stage is free
+/// when it is free in all of them.
+pub struct Ring<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGES: usize> {
     x: Rows<T>,
     w: Rows<T>,
     full: Barriers,
@@ -38,8 +42,14 @@ pub struct Stretch {
     pub n_stages: u32,
 }
 
-impl<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: usize> Ring<T, TOKENS, ROWS, STAGES> {
-    /// Carves the ring's memory, and has one thread prepare its barriers. Ends with a barrier of the block.
+impl<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGES: usize>
+    Ring<T, TOKENS, ROWS, BOX, STAGES>
+{
+    /// Blocks that share the tiles of w.
+    pub const SHARERS: u32 = ROWS / BOX;
+
+    /// Carves the ring's memory, and has one thread prepare its barriers. Ends with a barrier of the block, or of the
+    /// cluster.
     #[inline(always)]
     #[track_caller]
     pub fn new(shared: &mut Shared) -> Self {
@@ -53,11 +63,15 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: usize> Ring<T
             for stage in 0..STAGES {
                 ring.full.init(stage, 1);
                 // One arrival a warp of the consumers.
-                ring.empty.init(stage, N_CONSUMERS * wgmma::SIZE / warp::SIZE);
+                ring.empty.init(stage, Self::SHARERS * N_CONSUMERS * wgmma::SIZE / warp::SIZE);
             }
             mbarrier::fence_init();
         }
-        thread::sync_threads();
+        if Self::SHARERS == 1 {
+            thread::sync_threads();
+        } else {
+            cluster::start();
+        }
         ring
     }
 
@@ -65,7 +79,7 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: usize> Ring<T
     /// kernel writes them, so that need not wait for `pdl::wait`. Gives their number.
     #[inline(always)]
     #[track_caller]
-    pub fn preload(&self, w: InBoxes<T, ROWS>, stretch: Stretch) -> u32 {
+    pub fn preload(&self, w: InBoxes<T, BOX>, stretch: Stretch) -> u32 {
         let n_stages = stretch.n_stages.min(STAGES as u32);
         let mut i = 0;
         while i < n_stages {
@@ -77,10 +91,32 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: usize> Ring<T
 
     #[inline(always)]
     #[track_caller]
-    fn load_w(&self, w: InBoxes<T, ROWS>, stretch: Stretch, i: u32, stage: usize) {
-        self.full.arrive_expect(stage, InBoxes::<T, TOKENS>::BYTES + InBoxes::<T, ROWS>::BYTES);
+    fn load_w(&self, w: InBoxes<T, BOX>, stretch: Stretch, i: u32, stage: usize) {
+        let w_bytes = Self::SHARERS * InBoxes::<T, BOX>::BYTES;
+        self.full.arrive_expect(stage, InBoxes::<T, TOKENS>::BYTES + w_bytes);
         let col = (stretch.first_stage + i) * STAGE_COLS;
-        w.load(self.w.at_row(stage * ROWS as usize), self.full, stage, stretch.row, col);
+        let tile = self.w.at_row(stage * ROWS as usize);
+        if Self::SHARERS == 1 {
+            w.load(tile, self.full, stage, stretch.row, col);
+        } else {
+            let first = cluster::block_rank() * BOX;
+            let all = (1 << Self::SHARERS) - 1;
+            w.load_multicast(tile.at_row(first as usize), self.full, stage, (stretch.row + first, col), all);
+        }
+    }
+
+    /// A consumer's warp is done with a stage.
+    #[inline(always)]
+    #[track_caller]
+    fn free(&self, stage: usize) {
+        let lane = warp::lane_id();
+        if Self::SHARERS == 1 {
+            if lane == 0 {
+                self.empty.arrive(stage);
+            }
+        } else if lane < Self::SHARERS {
+            self.empty.arrive_remote(stage, lane);
+        }
     }
 
     /// The producer loads a stretch, from `place` on; gives the place after it. Of the first `n_preloaded` stages only x is
@@ -90,7 +126,7 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: usize> Ring<T
     pub fn fill(
         &self,
         x: InBoxes<T, TOKENS>,
-        w: InBoxes<T, ROWS>,
+        w: InBoxes<T, BOX>,
         stretch: Stretch,
         place: Place,
         n_preloaded: u32,
@@ -111,7 +147,18 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: usize> Ring<T
         place
     }
 
-    /// A consumer multiplies `n_stages` stages from `place` on: 64 tokens from `token` of the tile on, by `2 LEN` rows from
+    /// The producer waits until every stage is free, in all blocks that share it; `place` is that after the last stage.
+    #[inline(always)]
+    #[track_caller]
+    pub fn drain(&self, place: Place) {
+        let mut place = place;
+        for _ in 0..STAGES {
+            self.empty.wait(place.stage, place.parity ^ 1);
+            place = place.next::<STAGES>();
+        }
+    }
+
+    /// A consumer multiplies `n_stages` stages, at least one, from `place` on: 64 tokens from `token` of the tile on, by `2 LEN` rows from
     /// `row` of the tile on. Gives the place after them; the results are complete.
     #[inline(always)]
     #[track_caller]
@@ -122,10 +169,11 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: usize> Ring<T
         n_stages: u32,
         place: Place,
     ) -> Place {
-        let is_first_lane = warp::lane_id() == 0;
         let (mut place, mut before) = (place, place);
         let mut i = 0;
-        while i < n_stages {
+        // A loop that may end before the first product would leave zeros in the registers of the results, beside which
+        // the PTX compiler waits for every product.
+        loop {
             self.full.wait(place.stage, place.parity);
             let x = self.x.at_row(place.stage * TOKENS as usize + token as usize);
             let w = self.w.at_row(place.stage * ROWS as usize + row as usize);
@@ -137,17 +185,18 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const STAGES: usize> Ring<T
             results.commit();
             // The stage before is free when its products are done; those of this one go on.
             results.wait_but::<1>();
-            if i > 0 && is_first_lane {
-                self.empty.arrive(before.stage);
+            if i > 0 {
+                self.free(before.stage);
             }
             before = place;
             place = place.next::<STAGES>();
             i += 1;
+            if i >= n_stages {
+                break;
+            }
         }
         results.finish();
-        if is_first_lane {
-            self.empty.arrive(before.stage);
-        }
+        self.free(before.stage);
         place
     }
 }

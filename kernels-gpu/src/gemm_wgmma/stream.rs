@@ -155,7 +155,7 @@ fn stream<T: Operand, const TOKENS: u32, const ROWS: u32, const LEN: usize, cons
     (per_tile, per_block): (u32, u32),
 ) {
     let mut shared = Shared::new();
-    let ring = Ring::<T, TOKENS, ROWS, STAGES>::new(&mut shared);
+    let ring = Ring::<T, TOKENS, ROWS, ROWS, STAGES>::new(&mut shared);
     pdl::launch_dependents();
     let division = Division { per_tile, per_block };
     let n_row_tiles = n_rows.div_ceil(ROWS);

@@ -65,6 +65,9 @@ pub enum ParamKind {
 /// there the launch refuses what is too much.)
 const SHARED_BYTES_MAX: u32 = 227 * 1024;
 
+/// Blocks of a cluster at most. (The hardware has 8; checked mode of the emulator tells threads of so many apart.)
+pub const MAX_CLUSTER: u32 = 4;
+
 impl KernelMeta {
     /// The same, if it is possible on the hardware; evaluated at compile time by `#[kernel]`.
     ///
@@ -78,7 +81,25 @@ impl KernelMeta {
         );
         assert!(self.shared_bytes <= SHARED_BYTES_MAX, "no supported GPU has that much shared memory");
         assert!(self.params.len() <= super::MAX_PARAMS, "a kernel has at most 24 parameters");
+        if let Some(n) = self.cluster {
+            assert!(self.sm_90a, "clusters need `sm_90a`");
+            assert!(n >= 2 && n <= MAX_CLUSTER && n.is_power_of_two(), "a cluster has 2 or 4 blocks");
+        }
         self
+    }
+
+    /// Asserts that the grid consists of whole clusters.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn check_grid(&self, grid: super::Grid) {
+        let n = self.cluster.unwrap_or(1);
+        assert!(
+            grid.x.is_multiple_of(n),
+            "{}: {} blocks in a row are no whole number of clusters of {n}",
+            self.name,
+            grid.x
+        );
     }
 }
 

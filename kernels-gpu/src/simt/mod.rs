@@ -18,6 +18,9 @@
 //! | `cub::BlockReduce` | [`block::sum_f32`], [`block::max_f32`] |
 //! | `__expf`, `rsqrtf`, `fmaf`, `__dp4a` | [`math::exp`], [`math::rsqrt`], [`math::fma`], [`math::dp4a`] |
 //! | `atomicAdd`, `atomicMax`, `atomicCAS` | [`atomic::add_f32`], [`atomic::max_u32`], [`atomic::cas_u32`] |
+//! | `__cluster_dims__`, `cluster.block_rank()`, `cluster.sync()` | `#[kernel(cluster = N)]`, [`cluster::block_rank`], [`cluster::sync`] |
+//! | `st.async`, `mapa` (PTX) | [`Tile::store_async`], [`Barriers::arrive_remote`](mbarrier::Barriers::arrive_remote) |
+//! | `cp.async.bulk.tensor…multicast::cluster` (PTX) | [`InBoxes::load_multicast`](boxes::InBoxes::load_multicast) |
 //! | `cudaGridDependencySynchronize` | [`pdl::wait`], [`pdl::launch_dependents`] |
 //!
 //! A warp word, like a barrier, must be reached by all its threads: there are no masks of active lanes. Blocks
@@ -99,6 +102,8 @@ pub mod atomic;
 pub mod block;
 #[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
 pub mod boxes;
+#[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
+pub mod cluster;
 mod element;
 mod half;
 pub mod math;

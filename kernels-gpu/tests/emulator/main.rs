@@ -5,6 +5,7 @@ mod count;
 mod matrix;
 mod pairs;
 mod planted;
+mod planted_cluster;
 mod planted_hopper;
 mod planted_matrix;
 mod planted_pdl;

@@ -110,6 +110,48 @@ fn blocks_take_several_tiles() {
     on_hopper!(|device| check::<f16, _>(device, Plan::tiles(shape(8, 320, 64 * 9), 64, 3)));
 }
 
+/// Blocks that load for each other: partial tiles in all dimensions; a second block that has but two tokens, or none.
+#[test]
+fn clusters_of_partial_tiles() {
+    for (rows, blocks) in [(128, 2), (192, 2), (224, 2), (256, 2), (128, 4), (192, 4)] {
+        let shape = shape(130, rows as usize + 40, 136);
+        on_hopper!(|device| check::<bf16, _>(device, Plan::multicast(shape, rows, blocks, 2)));
+    }
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(100, 24, 72), 128, 2, 132)));
+}
+
+/// One cluster, or two, take several tiles each, in more stages than a ring has.
+#[test]
+fn clusters_take_several_tiles() {
+    on_hopper!(|device| check::<bf16, _>(device, Plan::multicast(shape(200, 3 * 128, 384), 128, 2, 2)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(300, 256, 320), 192, 2, 4)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(8, 448, 64), 224, 2, 2)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(8, 512, 64), 256, 2, 2)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(600, 200, 6 * 64), 128, 4, 4)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(400, 384, 128), 192, 4, 4)));
+}
+
+/// Columns divided among the blocks of a cluster: partial tiles in all dimensions, stages that do not divide evenly.
+#[test]
+fn split_columns() {
+    for blocks in [2, 4] {
+        for (tokens, rows) in [(64, 128), (64, 192), (128, 128)] {
+            let shape = shape(tokens as usize + 3, rows as usize + 8, 5 * 64 + 8);
+            on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape, tokens, rows, blocks)));
+            on_hopper!(|device| check::<f16, _>(device, Plan::split(shape, tokens, rows, blocks)));
+        }
+    }
+}
+
+/// More stages a block than its ring has; one stage a block; few tokens, so that whole warps have none.
+#[test]
+fn long_and_short_splits() {
+    on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape(5, 128, 18 * 64), 64, 128, 2)));
+    on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape(20, 192, 12 * 64), 64, 192, 2)));
+    on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape(70, 16, 13 * 64), 128, 128, 2)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::split(shape(1, 8, 4 * 64), 64, 128, 4)));
+}
+
 #[test]
 fn one_token_one_stage() {
     on_hopper!(|device| check::<bf16, _>(device, Plan::tiles(shape(1, 8, 8), 128, 132)));
@@ -133,35 +175,61 @@ fn divided_columns() {
 /// The same bits whatever the order of blocks, warps and lanes.
 #[test]
 fn any_order_gives_the_same_bits() {
-    let plan = Plan::stream(shape(9, 136, 5 * 64), 5);
-    let results = [0, 1, 2].map(|seed| {
-        let device = Emulator::checked().with_seed(seed);
-        let mut rng = Rng::new(3);
-        let mut matrix = |n: usize| rng.normal(n, 1.0).into_iter().map(f16::from_f32).collect::<Vec<_>>();
-        let w = device.upload(&matrix(136 * 320), Purpose::Weights).unwrap();
-        let x = device.upload(&matrix(9 * 320), Purpose::Activations).unwrap();
-        let mut y = device.alloc(9 * 136, Purpose::Activations).unwrap();
-        let mut workspace = device.alloc(plan.workspace_len(), Purpose::Other).unwrap();
-        plan.launch_f16(&device, &mut y, &w, &x, &mut workspace).unwrap();
-        device.download(&y).unwrap()
-    });
-    assert!(results[0] == results[1] && results[1] == results[2]);
+    for plan in [Plan::stream(shape(9, 136, 5 * 64), 5), Plan::split(shape(9, 136, 5 * 64), 64, 128, 4)] {
+        let results = [0, 1, 2].map(|seed| {
+            let device = Emulator::checked().with_seed(seed);
+            let mut rng = Rng::new(3);
+            let mut matrix = |n: usize| rng.normal(n, 1.0).into_iter().map(f16::from_f32).collect::<Vec<_>>();
+            let w = device.upload(&matrix(136 * 320), Purpose::Weights).unwrap();
+            let x = device.upload(&matrix(9 * 320), Purpose::Activations).unwrap();
+            let mut y = device.alloc(9 * 136, Purpose::Activations).unwrap();
+            let mut workspace = device.alloc(plan.workspace_len().max(1), Purpose::Other).unwrap();
+            plan.launch_f16(&device, &mut y, &w, &x, &mut workspace).unwrap();
+            device.download(&y).unwrap()
+        });
+        assert!(results[0] == results[1] && results[1] == results[2], "{plan}");
+    }
 }
 
 /// What the plan is for: the shapes of Llama-3-8B on 132 multiprocessors. Each block has work, and pieces fit.
 #[test]
 fn plans() {
-    let plan = |n_tokens, n_rows, n_cols| Plan::new(shape(n_tokens, n_rows, n_cols), 132).to_string();
-    insta::assert_snapshot!(plan(8192, 6144, 4096), @"8192 x 6144 x 4096: 132 blocks, tiles of 128 x 256");
-    insta::assert_snapshot!(plan(512, 28672, 4096), @"512 x 28672 x 4096: 132 blocks, tiles of 128 x 224");
-    insta::assert_snapshot!(plan(512, 4096, 4096), @"512 x 4096 x 4096: 128 blocks, tiles of 128 x 128");
-    insta::assert_snapshot!(plan(16, 4096, 14336), @"16 x 4096 x 14336: 96 blocks, tiles of 64 x 128, 75 stages of 64 columns a block, up to 3 pieces");
-    insta::assert_snapshot!(plan(128, 6144, 4096), @"128 x 6144 x 4096: 96 blocks, tiles of 128 x 128, 32 stages of 64 columns a block, up to 2 pieces");
+    let of_tokens = |n_tokens: usize| {
+        let matrices = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)];
+        let plan = |(n_rows, n_cols)| Plan::new(shape(n_tokens, n_rows, n_cols), 132).to_string();
+        matrices.map(plan).join("\n")
+    };
+    insta::assert_snapshot!(of_tokens(16), @r"
+    16 x 6144 x 4096: 128 blocks, tiles of 64 x 192, each split among 4
+    16 x 4096 x 4096: 128 blocks, tiles of 64 x 128, each split among 4
+    16 x 28672 x 4096: 128 blocks, tiles of 128 x 224
+    16 x 4096 x 14336: 128 blocks, tiles of 64 x 128, each split among 4
+    ");
+    insta::assert_snapshot!(of_tokens(128), @r"
+    128 x 6144 x 4096: 96 blocks, tiles of 128 x 64
+    128 x 4096 x 4096: 128 blocks, tiles of 128 x 128, each split among 4
+    128 x 28672 x 4096: 128 blocks, tiles of 128 x 224
+    128 x 4096 x 14336: 128 blocks, tiles of 128 x 128, each split among 4
+    ");
+    insta::assert_snapshot!(of_tokens(512), @r"
+    512 x 6144 x 4096: 128 blocks, tiles of 128 x 192, 4 a cluster
+    512 x 4096 x 4096: 128 blocks, tiles of 128 x 128, 4 a cluster
+    512 x 28672 x 4096: 132 blocks, tiles of 128 x 224, 2 a cluster
+    512 x 4096 x 14336: 128 blocks, tiles of 128 x 128, 4 a cluster
+    ");
+    insta::assert_snapshot!(of_tokens(8192), @r"
+    8192 x 6144 x 4096: 132 blocks, tiles of 128 x 256, 2 a cluster
+    8192 x 4096 x 4096: 132 blocks, tiles of 128 x 256, 2 a cluster
+    8192 x 28672 x 4096: 132 blocks, tiles of 128 x 256, 2 a cluster
+    8192 x 4096 x 14336: 132 blocks, tiles of 128 x 256, 2 a cluster
+    ");
+    let long = Plan::stream(shape(16, 4096, 14336), 132).to_string();
+    insta::assert_snapshot!(long, @"16 x 4096 x 14336: 96 blocks, tiles of 64 x 128, 75 stages of 64 columns a block, up to 3 pieces");
     for (n_rows, n_cols) in [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (8, 8), (136, 8192)] {
-        for n_tokens in [1, 16, 64, 65, 128, 129, 512] {
-            let plan = Plan::new(shape(n_tokens, n_rows, n_cols), 132);
+        for n_tokens in [1, 16, 64, 65, 128] {
+            let plan = Plan::stream(shape(n_tokens, n_rows, n_cols), 132);
             let Kind::Stream { tokens, stages_per_tile, stages_per_block, n_slots } = plan.kind else {
-                continue;
+                unreachable!("{plan}")
             };
             let n_tiles = n_tokens.div_ceil(tokens as usize) * n_rows.div_ceil(128);
             let n_stages = n_tiles as u32 * stages_per_tile;

@@ -18,7 +18,7 @@ pub struct Target {
 /// The oldest target first: newer processors run its module too.
 pub const TARGETS: [Target; 2] = [
     Target { cpu: "sm_80", ptx_feature: "+ptx74", cfg: "80" },
-    Target { cpu: "sm_90a", ptx_feature: "+ptx80", cfg: "90a" },
+    Target { cpu: "sm_90a", ptx_feature: "+ptx81", cfg: "90a" },
 ];
 
 impl Target {

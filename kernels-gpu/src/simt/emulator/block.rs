@@ -1,20 +1,24 @@
-//! One block: its threads as coroutines, which switch at barriers and warp words.
+//! One block, or the blocks of one cluster: their threads as coroutines, which switch at barriers and warp words.
 //!
 //! A warp runs until all its lanes wait at a barrier or have returned; its warp words are carried out on
 //! the way, each when all 32 lanes have come to it. When every warp waits, the barrier opens. So a thread
-//! that does not come along is noticed at once, and by name.
+//! that does not come along is noticed at once, and by name. The blocks of a cluster take turns in the same way.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
+use std::rc::Rc;
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
 
 use super::agents::Agents;
 use super::async_copy::AsyncCopies;
-use super::check::{Clock, Counter, SharedShadow, global_tag};
+use super::check::{Clock, Counter, MAX_WARPS, SharedShadow, global_tag};
+use super::cluster::Cluster;
 use super::collective::{Word, carry_out};
-use super::meet::{find_stuck, gather, open_barrier, open_named_barriers};
+use super::meet::{
+    find_divergent, find_stuck, gather, open_barrier, open_cluster_barrier, open_named_barriers,
+};
 use super::phase::{PhaseWait, Phases};
 use super::run::Launched;
 use super::tensor_cores;
@@ -44,6 +48,8 @@ pub enum Stop {
     GroupWord(WordCall),
     /// For a barrier in shared memory.
     Phase(PhaseWait),
+    /// For the cluster, at its barrier; whether what the thread wrote becomes visible.
+    Cluster { releases: bool, location: &'static Location<'static> },
     /// For nothing: it has returned.
     Exit,
 }
@@ -61,6 +67,8 @@ pub struct WordCall {
 pub struct Thread {
     /// Index in the block.
     pub index: u32,
+    /// Rank of the block in its cluster.
+    pub rank: usize,
     stop: Cell<Stop>,
     /// Tiles that the thread has carved.
     pub n_tiles: Cell<u32>,
@@ -81,23 +89,25 @@ pub struct BlockState {
     pub shared: *mut u8,
     /// What tells this launch and block from others in the cells of global memory.
     pub tag: u64,
-    pub clock: Clock,
+    pub clock: Rc<Clock>,
     pub shadow: SharedShadow,
-    pub counter: Counter,
+    pub counter: Rc<Counter>,
     pub phases: Phases,
+    pub cluster: Cluster,
 }
 
-impl Default for BlockState {
-    fn default() -> Self {
+impl BlockState {
+    fn new(clock: &Rc<Clock>, counter: &Rc<Counter>) -> Self {
         Self {
             launched: std::ptr::null(),
             index: Block::default(),
             shared: std::ptr::null_mut(),
             tag: 0,
-            clock: Clock::default(),
+            clock: Rc::clone(clock),
             shadow: SharedShadow::default(),
-            counter: Counter::default(),
+            counter: Rc::clone(counter),
             phases: Phases::default(),
+            cluster: Cluster::default(),
         }
     }
 }
@@ -155,6 +165,11 @@ impl Thread {
         self.wait(Stop::Named { id, n_threads, location });
     }
 
+    /// Waits for the cluster.
+    pub fn cluster_barrier(&self, releases: bool, location: &'static Location<'static>) {
+        self.wait(Stop::Cluster { releases, location });
+    }
+
     /// Waits for a barrier in shared memory.
     pub fn await_phase(&self, wait: PhaseWait) {
         self.wait(Stop::Phase(wait));
@@ -170,9 +185,9 @@ impl Thread {
         self.stop.set(Stop::Turn);
     }
 
-    /// Index of the thread's warp.
+    /// The place of the thread's warp among those of the cluster.
     pub fn warp(&self) -> usize {
-        self.index as usize / LANES
+        self.rank * MAX_WARPS + self.index as usize / LANES
     }
 
     /// Inlined like its callers, since the processor mispredicts every return after a switch of stacks.
@@ -197,7 +212,9 @@ impl Thread {
     pub fn state(&self) -> State {
         match self.stop.get() {
             Stop::Exit => State::Exited,
-            Stop::Barrier(location) | Stop::Named { location, .. } => State::AtBarrier(location.into()),
+            Stop::Barrier(location) | Stop::Named { location, .. } | Stop::Cluster { location, .. } => {
+                State::AtBarrier(location.into())
+            }
             Stop::Phase(wait) => State::AtPhase(wait.location.into()),
             Stop::Word(call) | Stop::GroupWord(call) => State::InWarpWord(call.word, call.location.into()),
             Stop::Turn => unreachable!("all threads of a warp have stopped before their states are compared"),
@@ -207,14 +224,20 @@ impl Thread {
 
 type ThreadCoroutine = Coroutine<(), (), (), DefaultStack>;
 
-/// Runs blocks, one after the other, on one thread of the machine. Reused by later launches.
+/// Runs blocks, or clusters of blocks, one after the other, on one thread of the machine. Reused by later launches.
 #[derive(Default)]
 pub struct Worker {
+    /// Those of all blocks of a cluster.
     threads: Box<[Thread]>,
+    /// Threads of a block for which they were made, if there are several blocks.
+    block_threads: Option<usize>,
     running: Vec<Option<ThreadCoroutine>>,
     free_stacks: Vec<DefaultStack>,
-    shared: SharedMemory,
-    block: Box<BlockState>,
+    /// Each block's, by rank, as everything that follows.
+    shared: Vec<SharedMemory>,
+    blocks: Vec<BlockState>,
+    clock: Rc<Clock>,
+    counter: Rc<Counter>,
 }
 
 // SAFETY: between launches a worker holds free stacks and plain memory only; during one it stays on its thread.
@@ -223,30 +246,27 @@ unsafe impl Send for Worker {}
 impl Worker {
     /// What its blocks count.
     pub fn counter(&self) -> &Counter {
-        &self.block.counter
+        &self.counter
     }
 
-    /// Runs one block to its end, or to its first violation.
-    pub fn run_block(&mut self, launched: &Launched<'_>, linear: u64) -> Result<(), Violation> {
+    /// Runs one cluster to its end, or to its first violation. (A block that is in no cluster is one by itself.)
+    pub fn run_cluster(&mut self, launched: &Launched<'_>, number: u64) -> Result<(), Violation> {
+        let n_blocks = launched.meta.cluster.unwrap_or(1) as usize;
         let n_threads = launched.meta.threads as usize;
-        let shared_bytes = launched.meta.shared_bytes as usize;
-        self.block.launched = std::ptr::from_ref(launched).cast();
-        self.block.index = launched.block_index(linear);
-        self.block.shared = self.shared.fresh(shared_bytes);
+        self.prepare_threads(n_blocks, n_threads);
         if launched.checked {
-            self.block.tag = global_tag(launched.number, linear);
-            self.block.clock.reset(n_threads / LANES);
-            self.block.shadow.reset(shared_bytes);
+            self.clock.reset(n_blocks, n_threads / LANES);
         }
-        self.block.phases.reset();
-        if self.threads.len() < n_threads {
-            self.threads = (0..n_threads as u32).map(Thread::new).collect();
+        let first = number * n_blocks as u64;
+        self.prepare_blocks(launched, first, n_blocks);
+        for (threads, block) in self.threads.chunks_exact(n_threads).zip(&self.blocks[..n_blocks]) {
+            threads.iter().for_each(|thread| thread.start(block));
         }
-        self.running.resize_with(n_threads, || None);
-        for thread in &self.threads[..n_threads] {
-            thread.start(&self.block);
-        }
-        let result = self.run_warps(launched, Order::new(launched.seed, linear, n_threads / LANES));
+        let order = |rank| Order::new(launched.seed, first + rank as u64, n_threads / LANES);
+        let mut orders: Vec<_> = (0..n_blocks).map(|rank| (rank, order(rank))).collect();
+        orders
+            .rotate_left((mix(launched.seed ^ first) as usize % n_blocks) * usize::from(launched.seed != 0));
+        let result = self.run_warps(launched, &orders);
         for coroutine in &mut self.running {
             // Threads of a block that failed are unwound here.
             if let Some(mut coroutine) = coroutine.take() {
@@ -257,43 +277,78 @@ impl Worker {
         result
     }
 
-    fn run_warps(&mut self, launched: &Launched<'_>, order: Order) -> Result<(), Violation> {
-        let n_threads = launched.meta.threads as usize;
-        loop {
-            for warp in order.warps() {
-                self.run_warp(launched, warp * LANES, order)?;
-            }
-            let threads = &self.threads[..n_threads];
-            let mut goes_on = self.block.phases.wake(threads);
-            goes_on |= self.say_group_words(n_threads)?;
-            goes_on |= open_named_barriers(threads, launched, &self.block)?;
-            if goes_on {
-                continue;
-            }
-            find_stuck(threads, &self.block)?;
-            if !open_barrier(threads)? {
-                return self.block.phases.check_end(&self.threads[0]);
-            }
+    fn prepare_threads(&mut self, n_blocks: usize, n_threads: usize) {
+        let block_threads = (n_blocks > 1).then_some(n_threads);
+        if self.threads.len() < n_blocks * n_threads || self.block_threads != block_threads {
+            let make = |i: usize| Thread::new((i % n_threads) as u32, i / n_threads);
+            self.threads = (0..n_blocks * n_threads).map(make).collect();
+            self.block_threads = block_threads;
+        }
+        self.running.resize_with(n_blocks * n_threads, || None);
+    }
+
+    fn prepare_blocks(&mut self, launched: &Launched<'_>, first: u64, n_blocks: usize) {
+        let shared_bytes = launched.meta.shared_bytes as usize;
+        while self.blocks.len() < n_blocks {
+            self.blocks.push(BlockState::new(&self.clock, &self.counter));
+            self.shared.push(SharedMemory::default());
+        }
+        for (rank, (block, shared)) in self.blocks[..n_blocks].iter_mut().zip(&mut self.shared).enumerate() {
+            let linear = first + rank as u64;
+            block.launched = std::ptr::from_ref(launched).cast();
+            block.index = launched.block_index(linear);
+            block.shared = shared.fresh(shared_bytes);
             if launched.checked {
-                self.block.clock.barrier();
+                block.tag = global_tag(launched.number, linear);
+                block.shadow.reset(rank, shared_bytes);
             }
+            block.phases.reset();
+        }
+        let blocks = &self.blocks[..n_blocks];
+        for (rank, block) in blocks.iter().enumerate() {
+            block.cluster.start(rank, blocks, launched.meta.threads);
         }
     }
 
-    /// Carries out the words that whole warpgroups wait to say.
-    fn say_group_words(&self, n_threads: usize) -> Result<bool, Violation> {
-        let mut said = false;
-        for group in self.threads[..n_threads].chunks_exact(GROUP) {
-            if !group.iter().all(|thread| matches!(thread.stop.get(), Stop::GroupWord(_))) {
+    fn run_warps(&mut self, launched: &Launched<'_>, orders: &[(usize, Order)]) -> Result<(), Violation> {
+        let n_threads = launched.meta.threads as usize;
+        loop {
+            for &(rank, order) in orders {
+                for warp in order.warps() {
+                    self.run_warp(launched, rank * n_threads + warp * LANES, order)?;
+                }
+            }
+            let mut goes_on = false;
+            let threads = &self.threads[..orders.len() * n_threads];
+            let blocks = || threads.chunks_exact(n_threads).zip(&self.blocks);
+            for (threads, block) in blocks() {
+                goes_on |= block.phases.wake(threads);
+                goes_on |= say_group_words(threads, block)?;
+                goes_on |= open_named_barriers(threads, launched, block)?;
+            }
+            if goes_on {
                 continue;
             }
-            if let Some((call, lanes)) = gather::<GROUP>(group)? {
-                tensor_cores::carry_out(call.word, &lanes, group, &self.block)
-                    .map_err(|(thread, fault)| thread.violation(fault, call.location.into()))?;
-                said = true;
+            for (rank, (threads, _)) in blocks().enumerate() {
+                if open_barrier(threads) {
+                    goes_on = true;
+                    if launched.checked {
+                        self.clock.barrier(rank);
+                    }
+                }
             }
+            if goes_on || open_cluster_barrier(threads, launched, &self.clock) {
+                continue;
+            }
+            for (threads, block) in blocks() {
+                find_stuck(threads, block)?;
+                find_divergent(threads)?;
+            }
+            for (threads, block) in blocks() {
+                block.phases.check_end(&threads[0])?;
+            }
+            return Ok(());
         }
-        Ok(said)
     }
 
     /// Runs the 32 threads from `first` on until each waits at a barrier or has returned.
@@ -304,7 +359,7 @@ impl Worker {
                     self.resume(launched, first + lane)?;
                 }
             }
-            self.block.counter.warp_stops();
+            self.counter.warp_stops();
             // Words of the warpgroup wait for the others.
             let warp = &self.threads[first..first + LANES];
             if warp.iter().all(|thread| !matches!(thread.stop.get(), Stop::Word(_))) {
@@ -312,7 +367,7 @@ impl Worker {
             }
             match gather::<LANES>(warp)? {
                 Some((call, _)) if call.word == Word::Sync && launched.checked => {
-                    self.block.clock.warp_sync(first / LANES)
+                    self.clock.warp_sync(self.threads[first].warp())
                 }
                 Some((call, lanes)) => carry_out(call.word, &lanes),
                 None => return Ok(()),
@@ -348,6 +403,9 @@ impl Worker {
             if launched.checked && outcome.is_ok() && self.threads[index].agents.has_unread_stores() {
                 return Err(self.threads[index].at_kernel(Fault::StoresUnread));
             }
+            if outcome.is_ok() {
+                self.threads[index].block().cluster.thread_ends(&self.threads[index])?;
+            }
         }
         let thread = &self.threads[index];
         if let Err(payload) = outcome {
@@ -365,10 +423,27 @@ impl Worker {
     }
 }
 
+/// Carries out the words that whole warpgroups wait to say.
+fn say_group_words(threads: &[Thread], block: &BlockState) -> Result<bool, Violation> {
+    let mut said = false;
+    for group in threads.chunks_exact(GROUP) {
+        if !group.iter().all(|thread| matches!(thread.stop.get(), Stop::GroupWord(_))) {
+            continue;
+        }
+        if let Some((call, lanes)) = gather::<GROUP>(group)? {
+            tensor_cores::carry_out(call.word, &lanes, group, block)
+                .map_err(|(thread, fault)| thread.violation(fault, call.location.into()))?;
+            said = true;
+        }
+    }
+    Ok(said)
+}
+
 impl Thread {
-    fn new(index: u32) -> Self {
+    fn new(index: u32, rank: usize) -> Self {
         Self {
             index,
+            rank,
             stop: Cell::new(Stop::Turn),
             n_tiles: Cell::new(0),
             waited: Cell::new(false),

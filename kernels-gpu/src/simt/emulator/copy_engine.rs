@@ -5,8 +5,8 @@
 
 use std::panic::Location;
 
-use super::block::current;
-use super::check::{COPY_ENGINE, GlobalAccess, Piece, check_copied};
+use super::block::{BlockState, current};
+use super::check::{COPY_ENGINE, GlobalAccess, Piece, check_copied, place};
 use super::phase::Barriers;
 use super::run::Param;
 use super::view::{Carver, Local, read_shared_between_threads, write_shared_between_threads};
@@ -149,11 +149,40 @@ impl TensorMap {
 
     #[track_caller]
     pub fn load<T: Element>(self, dst: Rows<T>, barriers: Barriers, i: usize, row: u32, col: u32) {
+        self.load_to(&[current().block()], dst, (barriers, i), (row, col), Location::caller());
+    }
+
+    #[track_caller]
+    pub fn load_multicast<T: Element>(
+        self,
+        dst: Rows<T>,
+        barriers: Barriers,
+        i: usize,
+        (row, col): (u32, u32),
+        mask: u16,
+    ) {
+        let (thread, location) = (current(), Location::caller());
+        let ranks = (0..u16::BITS).filter(|rank| mask >> rank & 1 == 1);
+        let blocks: Vec<&BlockState> = ranks.map(|rank| thread.peer(rank, location)).collect();
+        self.load_to(&blocks, dst, (barriers, i), (row, col), location);
+    }
+
+    /// Loads a box to the same place in the shared memory of each of these blocks.
+    #[track_caller]
+    fn load_to<T: Element>(
+        self,
+        blocks: &[&BlockState],
+        dst: Rows<T>,
+        (barriers, i): (Barriers, usize),
+        (row, col): (u32, u32),
+        location: &'static Location<'static>,
+    ) {
         let n_rows = self.matrix.box_rows as usize;
         dst.check_rows(n_rows);
-        let (thread, location) = (current(), Location::caller());
+        let thread = current();
         let checked = thread.launched().checked;
-        let time = if checked { thread.block().clock.agent_acts(COPY_ENGINE) } else { 0 };
+        let agent = place(thread.rank, COPY_ENGINE);
+        let time = if checked { thread.block().clock.agent_acts(agent) } else { 0 };
         for r in 0..n_rows {
             let mut values = vec![T::ZERO; Rows::<T>::COLS];
             let n = self.in_matrix::<T>(row as usize + r, col as usize);
@@ -167,18 +196,23 @@ impl TensorMap {
             }
             for (p, values) in values.chunks_exact(Rows::<T>::PER_PIECE).enumerate() {
                 let piece = dst.piece(r, p);
-                if checked {
-                    thread.block().shadow.engine_writes(thread, time, piece, location);
+                for block in blocks {
+                    if checked {
+                        block.shadow.engine_writes(thread, time, piece, location);
+                    }
+                    let bytes: *mut T = block.shared.wrapping_add(piece.start).cast();
+                    // SAFETY: 16 bytes of the tile (`check_rows`), which lies at the same place in every block; all
+                    // blocks of the cluster run on this thread of the machine.
+                    unsafe { bytes.copy_from_nonoverlapping(values.as_ptr(), values.len()) };
                 }
-                // SAFETY: 16 bytes of the tile (`check_rows`), whose block runs on this thread of the machine.
-                unsafe {
-                    Rows::<T>::bytes_of(piece)
-                        .cast::<T>()
-                        .copy_from_nonoverlapping(values.as_ptr(), values.len())
-                };
             }
         }
-        barriers.copied(i, (n_rows * BOX_ROW_BYTES) as u32, time + 1);
+        for block in blocks {
+            if checked {
+                block.cluster.touch(agent, time);
+            }
+            barriers.copied(block, i, (n_rows * BOX_ROW_BYTES) as u32, (agent, time + 1));
+        }
     }
 
     #[track_caller]
@@ -188,7 +222,7 @@ impl TensorMap {
         let (thread, location) = (current(), Location::caller());
         let checked = thread.launched().checked;
         let clock = &thread.block().clock;
-        let time = if checked { clock.agent_acts(COPY_ENGINE) } else { 0 };
+        let time = if checked { clock.agent_acts(place(thread.rank, COPY_ENGINE)) } else { 0 };
         let known = clock.known_to(thread.warp());
         for r in 0..n_rows {
             let mut values = Vec::with_capacity(Rows::<T>::COLS);
@@ -247,7 +281,12 @@ impl TensorMap {
     }
 }
 
-pub fn fence_barrier_init() {}
+pub fn fence_barrier_init() {
+    let thread = current();
+    if thread.launched().checked {
+        thread.block().clock.publish(thread.warp());
+    }
+}
 
 pub fn fence_proxy_async() {
     let thread = current();
@@ -264,6 +303,6 @@ pub fn wait_stores_read<const PENDING: u32>() {
     let thread = current();
     let done = thread.agents.stores.wait(PENDING as usize);
     if thread.launched().checked {
-        thread.block().clock.learn_time(thread.warp(), COPY_ENGINE, done);
+        thread.block().clock.learn_time(thread.warp(), place(thread.rank, COPY_ENGINE), done);
     }
 }

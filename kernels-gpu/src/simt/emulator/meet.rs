@@ -3,6 +3,7 @@
 use std::panic::Location;
 
 use super::block::{BlockState, GROUP, LANES, Stop, Thread, WordCall};
+use super::check::Clock;
 use super::collective::Registers;
 use super::run::Launched;
 use super::violation::{Fault, Violation};
@@ -93,23 +94,49 @@ pub fn gather<const N: usize>(
     Ok(Some((call, lanes)))
 }
 
-/// Opens the barrier at which all threads wait. False if all have returned.
-pub fn open_barrier(threads: &[Thread]) -> Result<bool, Violation> {
+/// Opens the barrier at which all threads of a block wait; whether there is one.
+pub fn open_barrier(threads: &[Thread]) -> bool {
+    let Stop::Barrier(location) = threads[0].stop() else { return false };
+    let opens =
+        threads.iter().all(|thread| matches!(thread.stop(), Stop::Barrier(other) if same(other, location)));
+    if opens {
+        threads.iter().for_each(Thread::give_turn);
+    }
+    opens
+}
+
+/// Opens the barrier of the cluster if all its threads wait there that have not returned; whether there are any.
+pub fn open_cluster_barrier(threads: &[Thread], launched: &Launched<'_>, clock: &Clock) -> bool {
+    let waits = |thread: &&Thread| matches!(thread.stop(), Stop::Cluster { .. });
+    let opens = threads.iter().any(|thread| waits(&thread))
+        && threads.iter().all(|thread| matches!(thread.stop(), Stop::Cluster { .. } | Stop::Exit));
+    if opens {
+        if launched.checked {
+            let comes = |warp: &[Thread]| {
+                warp.iter().find_map(|thread| match thread.stop() {
+                    Stop::Cluster { releases, .. } => Some((thread.warp(), releases)),
+                    _ => None,
+                })
+            };
+            clock.cluster_barrier(threads.chunks_exact(LANES).filter_map(comes));
+        }
+        threads.iter().filter(waits).for_each(Thread::give_turn);
+    }
+    opens
+}
+
+/// When no thread can go on: one that waits at a barrier of its block to which another does not come.
+pub fn find_divergent(threads: &[Thread]) -> Result<(), Violation> {
     let first = threads.iter().find_map(|thread| match thread.stop() {
         Stop::Barrier(location) => Some((thread, location)),
         _ => None,
     });
-    let Some((first, location)) = first else { return Ok(false) };
+    let Some((first, location)) = first else { return Ok(()) };
     let elsewhere =
         threads.iter().find(|thread| !matches!(thread.stop(), Stop::Barrier(other) if same(other, location)));
-    if let Some(other) = elsewhere {
-        let fault = Fault::DivergentBarrier { other: other.index, state: other.state() };
-        return Err(first.violation(fault, location.into()));
-    }
-    for thread in threads {
-        thread.give_turn();
-    }
-    Ok(true)
+    let other = elsewhere.expect("a barrier to which all threads come opens");
+    let fault = Fault::DivergentBarrier { other: other.index, state: other.state() };
+    Err(first.violation(fault, location.into()))
 }
 
 /// The compiler may keep several copies of one location.

@@ -5,6 +5,7 @@ mod agents;
 mod async_copy;
 mod block;
 mod check;
+mod cluster;
 mod collective;
 mod copy_engine;
 mod heap;

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::Location;
 
-use super::block::{Stop, Thread, current};
-use super::check::{COPY_ENGINE, Times, join};
+use super::block::{BlockState, Stop, Thread, current};
+use super::check::{NO_TIMES, Times, join};
 use super::view::{Carver, Local};
 use super::violation::{Fault, View, Violation};
 
@@ -62,8 +62,8 @@ impl Barriers {
             pending: arrivals,
             bytes: 0,
             n_complete: 0,
-            handed_on: Times::default(),
-            released: Times::default(),
+            handed_on: NO_TIMES,
+            released: NO_TIMES,
         };
         current().block().phases.0.borrow_mut().insert(self.0.start(i), phase);
     }
@@ -75,10 +75,25 @@ impl Barriers {
 
     #[track_caller]
     pub fn arrive_expect(self, i: usize, bytes: u32) {
-        self.0.load::<1>(i);
+        self.arrive_at(current().block(), i, bytes);
+    }
+
+    #[track_caller]
+    pub fn arrive_remote(self, i: usize, rank: u32) {
         let thread = current();
-        let handed_on = thread.launched().checked.then(|| thread.block().clock.hand_on(thread.warp()));
-        let arrived = self.with(i, |phase| phase.arrive(bytes, handed_on));
+        let peer = thread.peer(rank, Location::caller());
+        if thread.launched().checked {
+            peer.cluster.touch(thread.warp(), peer.clock.now(thread.warp()));
+        }
+        self.arrive_at(peer, i, 0);
+    }
+
+    #[track_caller]
+    fn arrive_at(self, block: &BlockState, i: usize, bytes: u32) {
+        self.0.check_at(block, i);
+        let thread = current();
+        let handed_on = thread.launched().checked.then(|| block.clock.hand_on(thread.warp()));
+        let arrived = self.with(block, i, |phase| phase.arrive(bytes, handed_on));
         if let Err(fault) = arrived {
             thread.violate(fault, Location::caller());
         }
@@ -88,32 +103,37 @@ impl Barriers {
     pub fn wait(self, i: usize, parity: u32) {
         self.0.load::<1>(i);
         let thread = current();
+        let block = thread.block();
         let wait = PhaseWait { start: self.0.start(i), parity, location: Location::caller() };
-        while !self.with(i, |phase| phase.is_past(parity)) {
+        while !self.with(block, i, |phase| phase.is_past(parity)) {
             thread.await_phase(wait);
         }
         if thread.launched().checked {
-            let released = self.with(i, |phase| phase.released);
-            thread.block().clock.learn(thread.warp(), &released);
+            let released = self.with(block, i, |phase| phase.released);
+            block.clock.learn(thread.warp(), &released);
         }
     }
 
-    /// The copy engine has copied bytes for barrier `i`, and is done before a time.
     #[track_caller]
-    pub fn copied(self, i: usize, bytes: u32, done: u32) {
-        self.0.load::<1>(i);
-        self.with(i, |phase| phase.copied(bytes, done));
+    pub fn wait_remote(self, i: usize, parity: u32) {
+        self.wait(i, parity);
+    }
+
+    /// An agent, known by its place, has copied bytes for barrier `i` of a block, and is done before a time.
+    #[track_caller]
+    pub fn copied(self, block: &BlockState, i: usize, bytes: u32, (agent, done): (usize, u32)) {
+        self.0.check_at(block, i);
+        self.with(block, i, |phase| phase.copied(bytes, agent, done));
     }
 
     #[track_caller]
-    fn with<R>(self, i: usize, act: impl FnOnce(&mut Phase) -> R) -> R {
-        let thread = current();
-        let mut phases = thread.block().phases.0.borrow_mut();
+    fn with<R>(self, block: &BlockState, i: usize, act: impl FnOnce(&mut Phase) -> R) -> R {
+        let mut phases = block.phases.0.borrow_mut();
         match phases.get_mut(&self.0.start(i)) {
             Some(phase) => act(phase),
             None => {
                 drop(phases);
-                thread.violate(Fault::Unwritten { view: self.0.view(), index: i }, Location::caller())
+                current().violate(Fault::Unwritten { view: self.0.view(), index: i }, Location::caller())
             }
         }
     }
@@ -133,9 +153,9 @@ impl Phase {
         Ok(())
     }
 
-    fn copied(&mut self, bytes: u32, done: u32) {
+    fn copied(&mut self, bytes: u32, agent: usize, done: u32) {
         self.bytes -= i64::from(bytes);
-        self.handed_on[COPY_ENGINE] = self.handed_on[COPY_ENGINE].max(done);
+        self.handed_on[agent] = self.handed_on[agent].max(done);
         self.complete();
     }
 

@@ -291,23 +291,24 @@ impl<'a> Run<'a> {
 
 /// Runs all blocks; ends early at a violation.
 fn run_blocks(emulator: &Emulator, launched: &Launched<'_>) -> Result<(), Violation> {
-    let n_blocks = launched.grid.n_blocks();
-    let blocks = Blocks::new(n_blocks, launched.seed);
+    launched.meta.check_grid(launched.grid);
+    let n_clusters = launched.grid.n_blocks() / u64::from(launched.meta.cluster.unwrap_or(1));
+    let clusters = Clusters::new(n_clusters, launched.seed);
     let report = LaunchReport { kernel: launched.meta.name, grid: launched.grid, sites: Vec::new() };
     let outcome = Mutex::new((None, report));
     let work = || {
         let mut worker = emulator.take_worker();
         worker.counter().start(emulator.counted);
-        while let Some(linear) = blocks.next() {
-            if let Err(violation) = worker.run_block(launched, linear) {
-                blocks.stop();
+        while let Some(number) = clusters.next() {
+            if let Err(violation) = worker.run_cluster(launched, number) {
+                clusters.stop();
                 outcome.lock().unwrap_or_else(PoisonError::into_inner).0.get_or_insert(violation);
             }
         }
         worker.counter().add_to(&mut outcome.lock().unwrap_or_else(PoisonError::into_inner).1);
         emulator.put_worker(worker);
     };
-    let n_workers = emulator.n_workers.min(MAX_WORKERS).min(n_blocks as usize);
+    let n_workers = emulator.n_workers.min(MAX_WORKERS).min(n_clusters as usize);
     if n_workers <= 1 {
         work();
     } else {
@@ -320,8 +321,8 @@ fn run_blocks(emulator: &Emulator, launched: &Launched<'_>) -> Result<(), Violat
     violation.map_or(Ok(()), Err)
 }
 
-/// The blocks that are still to run, in an order drawn from the seed (that of their index for seed 0).
-struct Blocks {
+/// The clusters, or single blocks, that are still to run, in an order drawn from the seed (that of their index for seed 0).
+struct Clusters {
     n: u64,
     next: AtomicU64,
     stopped: AtomicBool,
@@ -329,7 +330,7 @@ struct Blocks {
     offset: u64,
 }
 
-impl Blocks {
+impl Clusters {
     fn new(n: u64, seed: u64) -> Self {
         let (stride, offset) = if seed == 0 { (1, 0) } else { (coprime(mix(seed), n), mix(!seed) % n) };
         Self { n, next: AtomicU64::new(0), stopped: AtomicBool::new(false), stride, offset }

@@ -9,7 +9,7 @@ use std::panic::Location;
 use half::{bf16, f16};
 
 use super::block::{BlockState, LANES, Thread, current};
-use super::check::{Piece, TENSOR_CORES};
+use super::check::{Piece, TENSOR_CORES, place};
 use super::collective::{Operands, Registers, Word};
 use super::copy_engine::{Rows, piece_of};
 use super::violation::Fault;
@@ -139,7 +139,8 @@ impl<const LEN: usize> Accumulators<LEN> {
         let thread = current();
         let done = thread.agents.products.wait(PENDING as usize);
         if thread.launched().checked {
-            thread.block().clock.learn_time(thread.warp(), agent(thread), done);
+            let agent = place(thread.rank, agent(thread));
+            thread.block().clock.learn_time(thread.warp(), agent, done);
         }
     }
 
@@ -171,7 +172,7 @@ pub fn carry_out<'a>(
     }
     let checked = first.launched().checked;
     let agent = agent(first);
-    let time = if checked { block.clock.agent_acts(agent) } else { 0 };
+    let time = if checked { block.clock.agent_acts(place(first.rank, agent)) } else { 0 };
     let known = block.clock.known_to_all(group.iter().step_by(LANES).map(Thread::warp));
     let k = lanes[0][COL].get() as usize;
     let unpack =

@@ -4,8 +4,9 @@ use std::marker::PhantomData;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::block::current;
-use super::check::{Carved, GlobalAccess, SharedAccess, check_global};
+use super::block::{BlockState, current};
+use super::check::{COPY_ENGINE, Carved, GlobalAccess, Piece, SharedAccess, check_global, place};
+use super::phase::Barriers;
 use super::run::Param;
 use super::violation::{Access, Fault, View};
 use crate::simt::Element;
@@ -172,6 +173,44 @@ impl<T: Element> Local<T> {
         let start = address.addr() - current().block().shared.addr();
         let (tile, element_bytes) = (self.number, size_of::<T>());
         SharedAccess { access, tile, start, index: i, count: N, element_bytes }
+    }
+
+    /// Checks a read of element `i` of the same array in the shared memory of a block of the cluster.
+    #[track_caller]
+    pub(super) fn check_at(self, block: &BlockState, i: usize) {
+        check_place::<T, 1>(self.base, self.len, i, || self.view());
+        if self.checked {
+            let address = self.base.wrapping_add(i * size_of::<T>());
+            block.shadow.check(current(), self.access::<1>(address, i, Access::Read), Location::caller());
+        }
+    }
+
+    #[track_caller]
+    pub fn store_async<const N: usize>(
+        self,
+        rank: u32,
+        i: usize,
+        values: [T; N],
+        barriers: Barriers,
+        at: usize,
+    ) {
+        const { assert!(N * size_of::<T>() == TILE_ALIGN, "such a store has 16 bytes") };
+        let thread = current();
+        let peer = thread.peer(rank, Location::caller());
+        check_place::<T, N>(self.base, self.len, i, || self.view());
+        let piece = Piece { view: self.view(), index: i, start: self.start(i) };
+        // It is written when it is asked for, but as by the copy engine: nobody knows that who has not waited.
+        let (agent, mut done) = (place(thread.rank, COPY_ENGINE), 0);
+        if self.checked {
+            let time = peer.clock.agent_acts(agent);
+            peer.shadow.engine_writes(thread, time, piece, Location::caller());
+            peer.cluster.touch(agent, time);
+            done = time + 1;
+        }
+        // SAFETY: in bounds of the tile, which lies at the same place in every block; all blocks of the cluster run on
+        // this thread of the machine.
+        unsafe { peer.shared.wrapping_add(piece.start).cast::<[T; N]>().write_unaligned(values) }
+        barriers.copied(peer, at, TILE_ALIGN as u32, (agent, done));
     }
 
     #[inline(always)]

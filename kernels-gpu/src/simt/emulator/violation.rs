@@ -245,6 +245,28 @@ pub enum Fault {
         /// Threads that it is for.
         expected: u32,
     },
+    /// No block of the cluster has this rank.
+    NoSuchBlock {
+        /// The rank.
+        rank: u32,
+        /// Blocks of the cluster.
+        n_blocks: u32,
+    },
+    /// A touch of the shared memory of a block of the cluster that may not have started: nothing orders it after that.
+    BlockNotStarted {
+        /// The block's rank.
+        rank: u32,
+    },
+    /// A touch of the shared memory of a block of the cluster that has ended.
+    BlockExited {
+        /// The block's rank.
+        rank: u32,
+    },
+    /// A block of a cluster ended, and nothing orders that after the last touch of its shared memory by another.
+    TouchedAtExit {
+        /// The other block's rank.
+        rank: u32,
+    },
     /// Tiles take more shared memory than the kernel's attribute states.
     SharedOverflow {
         /// The tile.
@@ -292,6 +314,13 @@ impl fmt::Display for Access {
 pub enum Other {
     /// A thread of the same block.
     Thread(u32),
+    /// A thread of another block of the cluster.
+    Peer {
+        /// The block's rank.
+        rank: u32,
+        /// The thread in it.
+        thread: u32,
+    },
     /// One of several threads of the same block.
     SeveralThreads,
     /// A thread of another block, by linear index.
@@ -313,6 +342,7 @@ impl fmt::Display for Other {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Other::Thread(thread) => write!(f, "thread {thread} of the block"),
+            Other::Peer { rank, thread } => write!(f, "thread {thread} of block {rank} of the cluster"),
             Other::SeveralThreads => write!(f, "several threads of the block"),
             Other::Block { block, thread } => write!(f, "thread {thread} of block number {block}"),
             Other::SeveralBlocks => write!(f, "several blocks"),
@@ -412,6 +442,24 @@ impl fmt::Display for Fault {
             }
             Fault::NamedBarrier { id, waiting, expected } => {
                 write!(f, "waits at barrier {id} with {waiting} of {expected} threads")
+            }
+            Fault::NoSuchBlock { rank, n_blocks } => {
+                write!(f, "names block {rank} of a cluster of {n_blocks}")
+            }
+            Fault::BlockNotStarted { rank } => {
+                write!(
+                    f,
+                    "touches the shared memory of block {rank} of the cluster, which may not have started"
+                )
+            }
+            Fault::BlockExited { rank } => {
+                write!(f, "touches the shared memory of block {rank} of the cluster, which has ended")
+            }
+            Fault::TouchedAtExit { rank } => {
+                write!(
+                    f,
+                    "the block ended, but block {rank} of the cluster may still touch its shared memory"
+                )
             }
             Fault::SharedOverflow { view, end, stated } => {
                 write!(f, "{view} ends at byte {end} of shared memory, of which the kernel states {stated}")

@@ -10,6 +10,7 @@ use super::collective::Word;
 use super::violation::Fault;
 
 pub use super::async_copy::{async_copy_commit, async_copy_wait};
+pub use super::cluster::{cluster_block_rank, cluster_start, cluster_sync};
 pub use super::copy_engine::{
     Rows, TensorMap, commit_stores, fence_barrier_init, fence_proxy_async, wait_stores_read,
 };

@@ -46,7 +46,7 @@ impl<T: Element> Rows<T> {
     }
 
     #[inline(always)]
-    fn address(self) -> u32 {
+    pub(super) fn address(self) -> u32 {
         shared_address(self.0.element(0))
     }
 
@@ -91,7 +91,7 @@ impl<T: Bits16> Rows<T> {
 
 impl Barriers {
     #[inline(always)]
-    fn address(self, i: usize) -> u32 {
+    pub(super) fn address(self, i: usize) -> u32 {
         shared_address(self.0.element(i))
     }
 
@@ -166,6 +166,11 @@ pub fn fence_proxy_async() {
 }
 
 impl TensorMap {
+    #[inline(always)]
+    pub(super) fn address(self) -> u64 {
+        self.0 as u64
+    }
+
     #[inline(always)]
     pub fn prefetch(self) {
         // SAFETY: a parameter of the kernel; a hint.

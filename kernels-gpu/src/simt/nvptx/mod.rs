@@ -4,9 +4,11 @@
 //! `shim.ll` is linked to the crate's bitcode before LLVM's passes, so that its functions are inlined and
 //! address spaces are inferred. Without it, shared memory would be reached by generic accesses.
 //!
-//! Needs PTX 7.4 (cache hints of loads) on compute capability 8.0, PTX 7.8 or later on 9.0 (`griddepcontrol`).
+//! Needs PTX 7.4 (cache hints of loads) on compute capability 8.0, PTX 8.1 on 9.0 (`st.async`).
 
 mod async_copy;
+#[cfg(oxwarp_sm = "90a")]
+mod cluster;
 #[cfg(oxwarp_sm = "90a")]
 mod hopper;
 mod math;
@@ -17,6 +19,8 @@ mod warp;
 mod wgmma;
 
 pub use async_copy::*;
+#[cfg(oxwarp_sm = "90a")]
+pub use cluster::*;
 #[cfg(oxwarp_sm = "90a")]
 pub use hopper::*;
 pub use math::*;

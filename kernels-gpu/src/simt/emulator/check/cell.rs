@@ -3,14 +3,14 @@
 use std::cell::Cell as PlainCell;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::clock::{COPY_ENGINE, Clock, TIME_BITS, Viewpoint};
+use super::clock::{COPY_ENGINE, Clock, MAX_WARPS, TIME_BITS, Viewpoint, rank_of};
 use crate::simt::emulator::block::LANES;
 use crate::simt::emulator::violation::{Access, Other};
 
 const SPREAD_BITS: u32 = 2;
 const ATOMIC_BITS: u32 = 1;
-const THREAD_BITS: u32 = 10;
-const BLOCK_BITS: u32 = 21;
+const THREAD_BITS: u32 = 12;
+const BLOCK_BITS: u32 = 20;
 
 const ATOMIC_SHIFT: u32 = SPREAD_BITS;
 const TIME_SHIFT: u32 = ATOMIC_SHIFT + ATOMIC_BITS;
@@ -24,7 +24,10 @@ pub const MAX_LAUNCHES: u64 = (1 << (64 - TAG_SHIFT - BLOCK_BITS)) - 1;
 /// Runs of blocks that the tag of shared memory can tell apart, from 1.
 pub const MAX_RUNS: u64 = (1 << (64 - TAG_SHIFT)) - 1;
 
-/// Who accesses: a thread at a time. The tag tells launch and block (global memory), or the run of a block
+/// Threads of a block at most.
+const BLOCK_THREADS: u32 = (MAX_WARPS * LANES) as u32;
+
+/// Who accesses: a thread at a time, counted through all blocks of a cluster: [`BLOCK_THREADS`] of each. The tag tells launch and block (global memory), or the run of a block
 /// (shared memory) from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record(pub u64);
@@ -35,7 +38,7 @@ const ONE: u64 = 0;
 const SEVERAL_LANES: u64 = 1;
 /// Threads of several warps, all since the last barrier.
 const SEVERAL_WARPS: u64 = 2;
-/// Several blocks.
+/// Several blocks: of a cluster, since its last barrier, if it is shared memory.
 const SEVERAL_BLOCKS: u64 = 3;
 
 /// The tag of a block of a launch.
@@ -44,8 +47,10 @@ pub fn global_tag(launch: u64, block: u64) -> u64 {
 }
 
 impl Record {
-    pub fn new(tag: u64, thread: u32, clock: &Clock) -> Self {
-        let time = clock.now(thread as usize / LANES);
+    /// Of the thread with this index in its block, in a warp that has this place.
+    pub fn new(tag: u64, warp: usize, thread: u32, clock: &Clock) -> Self {
+        let time = clock.now(warp);
+        let thread = (warp * LANES) as u32 + thread % LANES as u32;
         Self(tag << TAG_SHIFT | u64::from(thread) << THREAD_SHIFT | u64::from(time) << TIME_SHIFT)
     }
 
@@ -96,9 +101,9 @@ impl Record {
         if shared { self.tag() == me.tag() } else { self.launch() == me.launch() }
     }
 
-    /// The record of what an agent does at a time, asked for by a warp.
+    /// The record of what an agent, known by its place, does at a time, asked for by a warp.
     pub fn of_agent(tag: u64, agent: usize, warp: usize, time: u32) -> Self {
-        let thread = (agent * LANES + warp) as u64;
+        let thread = (agent * LANES + warp % MAX_WARPS) as u64;
         Self(tag << TAG_SHIFT | thread << THREAD_SHIFT | u64::from(time) << TIME_SHIFT)
     }
 
@@ -107,12 +112,16 @@ impl Record {
         clock.is_fenced(self.warp(), self.time())
     }
 
-    /// The thread or agent, as a violation names it.
-    pub fn who(self, clock: &Clock) -> Other {
+    /// The thread or agent, as a violation in the block of this rank names it.
+    pub fn who(self, clock: &Clock, rank: usize) -> Other {
         match clock.is_agent(self.warp()) {
-            false => Other::Thread(self.thread()),
-            true if self.warp() == COPY_ENGINE => Other::CopyEngine,
+            true if self.warp() % MAX_WARPS == COPY_ENGINE => Other::CopyEngine,
             true => Other::TensorCores,
+            false if rank_of(self.warp()) == rank => Other::Thread(self.thread() % BLOCK_THREADS),
+            false => {
+                let (rank, thread) = (rank_of(self.warp()) as u32, self.thread() % BLOCK_THREADS);
+                Other::Peer { rank, thread }
+            }
         }
     }
 
@@ -125,9 +134,10 @@ impl Record {
         }
         if self.tag() != me.tag() {
             let block = self.tag() & (MAX_BLOCKS - 1);
-            return Some(Other::Block { block, thread: self.thread() });
+            return Some(Other::Block { block, thread: self.thread() % BLOCK_THREADS });
         }
         let ordered = match self.spread() {
+            SEVERAL_BLOCKS if shared && view.before_cluster_barrier(self.warp(), self.time()) => true,
             SEVERAL_BLOCKS => return Some(Other::SeveralBlocks),
             SEVERAL_WARPS => view.before_barrier(self.warp(), self.time()),
             _ => view.knows(self.warp(), self.time()),
@@ -135,7 +145,7 @@ impl Record {
         match (ordered, self.is_same_thread(me)) {
             (true, _) => None,
             (false, true) => Some(Other::SeveralThreads),
-            (false, false) => Some(self.who(view.clock)),
+            (false, false) => Some(self.who(view.clock, view.rank())),
         }
     }
 
@@ -149,7 +159,13 @@ impl Record {
         if !self.concerns(me, shared) {
             return me;
         }
-        if self.tag() != me.tag() || self.spread() == SEVERAL_BLOCKS {
+        if self.tag() != me.tag() || !shared && self.spread() == SEVERAL_BLOCKS {
+            return me.with_spread(SEVERAL_BLOCKS);
+        }
+        if view.before_cluster_barrier(self.warp(), self.time()) {
+            return me;
+        }
+        if self.spread() == SEVERAL_BLOCKS || rank_of(self.warp()) != rank_of(me.warp()) {
             return me.with_spread(SEVERAL_BLOCKS);
         }
         if view.before_barrier(self.warp(), self.time()) {
@@ -267,14 +283,14 @@ mod tests {
     impl Block {
         fn new() -> Self {
             let clock = Clock::default();
-            clock.reset(32);
+            clock.reset(1, 32);
             Self { clock, cell: Default::default() }
         }
 
         fn touch(&self, thread: u32, access: Access) -> Option<(Access, Other)> {
             touch(
                 &self.cell,
-                Record::new(1, thread, &self.clock),
+                Record::new(1, thread as usize / LANES, thread, &self.clock),
                 access,
                 true,
                 self.clock.seen_by(thread as usize / LANES),
@@ -300,9 +316,9 @@ mod tests {
     fn barrier_orders_all_threads() {
         let block = Block::new();
         block.ok(0, Write);
-        block.clock.barrier();
+        block.clock.barrier(0);
         (0..1024).for_each(|thread| block.ok(thread, Read));
-        block.clock.barrier();
+        block.clock.barrier(0);
         block.ok(77, Write);
         assert_eq!(block.touch(5, Read), Some((Write, Other::Thread(77))));
     }
@@ -364,12 +380,12 @@ mod tests {
     #[test]
     fn blocks_race_however_many_barriers() {
         let clock = Clock::default();
-        clock.reset(1);
+        clock.reset(1, 1);
         let cell: [AtomicU64; 2] = Default::default();
-        let record = |launch, block| Record::new(global_tag(launch, block), 7, &clock);
+        let record = |launch, block| Record::new(global_tag(launch, block), 0, 7, &clock);
         assert_eq!(touch(&cell, record(0, 3), Read, false, clock.seen_by(0)), None);
         assert_eq!(touch(&cell, record(0, 4), Read, false, clock.seen_by(0)), None);
-        clock.barrier();
+        clock.barrier(0);
         assert_eq!(
             touch(&cell, record(0, 4), Write, false, clock.seen_by(0)),
             Some((Read, Other::SeveralBlocks))

@@ -1,14 +1,18 @@
-//! The time of a block, per warp, and what each warp knows of the others' time.
+//! The time of a block, or of the blocks of a cluster, per warp, and what each warp knows of the others' time.
 //!
 //! The copy engine and the tensor cores work beside the threads. They take the places of warps that the block does not
 //! have, so that what they access is ordered like everything else: whoever has waited for them knows their time.
 
 use std::cell::Cell;
 
+use crate::launch::MAX_CLUSTER;
+
 /// Warps of a block, or agents in their places, at most.
 pub const MAX_WARPS: usize = 32;
+/// Places for warps and agents of all blocks of a cluster: those of the block of rank r begin at `r * MAX_WARPS`.
+const PLACES: usize = MAX_CLUSTER as usize * MAX_WARPS;
 /// Times that a cell can tell apart.
-pub const TIME_BITS: u32 = 20;
+pub const TIME_BITS: u32 = 19;
 
 /// The agent that copies boxes.
 pub const COPY_ENGINE: usize = MAX_WARPS - 1;
@@ -18,45 +22,115 @@ const N_TENSOR_AGENTS: usize = 4;
 pub const TENSOR_CORES: usize = COPY_ENGINE - N_TENSOR_AGENTS;
 
 /// Times of all warps: what happened before them is known.
-pub type Times = [u32; MAX_WARPS];
+pub type Times = [u32; PLACES];
 
-/// Counts what orders the accesses of a block's threads.
-#[derive(Default)]
+/// Times of which nothing is known.
+pub const NO_TIMES: Times = [0; PLACES];
+
+/// The rank of the block that a warp is of.
+pub fn rank_of(warp: usize) -> usize {
+    warp / MAX_WARPS
+}
+
+/// The place of an agent of the block of this rank.
+pub fn place(rank: usize, agent: usize) -> usize {
+    rank * MAX_WARPS + agent
+}
+
+/// Counts what orders the accesses of a block's threads, or a cluster's. A warp is known by its place.
 pub struct Clock {
     /// The time of each warp.
-    now: [Cell<u32>; MAX_WARPS],
+    now: [Cell<u32>; PLACES],
     /// For each warp: the times before which it knows what every warp did.
-    known: [Cell<Times>; MAX_WARPS],
-    /// The time of each warp when the last barrier of the block opened.
-    opened: [Cell<u32>; MAX_WARPS],
+    known: [Cell<Times>; PLACES],
+    /// The time of each warp when the last barrier of its block opened.
+    opened: [Cell<u32>; PLACES],
+    /// The time of each warp when the last barrier of the cluster opened.
+    cluster_opened: [Cell<u32>; PLACES],
     /// For each warp: the time before which its writes are visible to the copy engine and the tensor cores.
-    fenced: [Cell<u32>; MAX_WARPS],
+    fenced: [Cell<u32>; PLACES],
+    /// The time of each warp before which a barrier of the cluster that releases nothing makes its writes visible.
+    published: [Cell<u32>; PLACES],
+    /// Whether each warp has been at a barrier of the cluster.
+    met_cluster: [Cell<bool>; PLACES],
+    /// Warps of a block.
     n_warps: Cell<usize>,
 }
 
+impl Default for Clock {
+    fn default() -> Self {
+        let zeros = || [const { Cell::new(0) }; PLACES];
+        Self {
+            now: zeros(),
+            known: [const { Cell::new(NO_TIMES) }; PLACES],
+            opened: zeros(),
+            cluster_opened: zeros(),
+            fenced: zeros(),
+            published: zeros(),
+            met_cluster: [const { Cell::new(false) }; PLACES],
+            n_warps: Cell::new(0),
+        }
+    }
+}
+
 impl Clock {
-    /// Starts a block of this many warps.
-    pub fn reset(&self, n_warps: usize) {
+    /// Starts a cluster of this many blocks, each of this many warps.
+    pub fn reset(&self, n_blocks: usize, n_warps: usize) {
         self.n_warps.set(n_warps);
-        for warp in 0..MAX_WARPS {
+        for warp in 0..n_blocks * MAX_WARPS {
             self.now[warp].set(0);
-            self.known[warp].set([0; MAX_WARPS]);
+            self.known[warp].set(NO_TIMES);
             self.opened[warp].set(0);
+            self.cluster_opened[warp].set(0);
             self.fenced[warp].set(0);
+            self.published[warp].set(0);
+            self.met_cluster[warp].set(false);
         }
     }
 
     /// A barrier of the whole block opens.
-    pub fn barrier(&self) {
-        self.meet(0..self.n_warps.get());
-        for warp in 0..MAX_WARPS {
+    pub fn barrier(&self, rank: usize) {
+        let first = rank * MAX_WARPS;
+        self.meet(first..first + self.n_warps.get());
+        for warp in first..first + MAX_WARPS {
             self.opened[warp].set(self.now[warp].get());
         }
     }
 
+    /// Warps of all blocks of the cluster meet at its barrier, each of which releases what it did and knew, or no more than
+    /// it published.
+    pub fn cluster_barrier(&self, warps: impl Iterator<Item = (usize, bool)> + Clone) {
+        let mut all = NO_TIMES;
+        for (warp, releases) in warps.clone() {
+            self.warp_sync(warp);
+            if releases {
+                join(&mut all, &self.known[warp].get());
+                self.opened[warp].set(self.now[warp].get());
+                self.cluster_opened[warp].set(self.now[warp].get());
+            } else {
+                all[warp] = self.published[warp].get();
+            }
+        }
+        for (warp, _) in warps {
+            self.learn(warp, &all);
+            self.met_cluster[warp].set(true);
+        }
+    }
+
+    /// A warp publishes what it did.
+    pub fn publish(&self, warp: usize) {
+        self.warp_sync(warp);
+        self.published[warp].set(self.now[warp].get());
+    }
+
+    /// Whether a warp has met the cluster at its barrier, so that all its blocks run.
+    pub fn has_met_cluster(&self, warp: usize) -> bool {
+        self.met_cluster[warp].get()
+    }
+
     /// Some warps meet at a barrier.
     pub fn meet(&self, warps: impl Iterator<Item = usize> + Clone) {
-        let mut all = [0; MAX_WARPS];
+        let mut all = NO_TIMES;
         for warp in warps.clone() {
             self.warp_sync(warp);
             join(&mut all, &self.known[warp].get());
@@ -125,7 +199,12 @@ impl Clock {
 
     /// Whether the place of this warp is an agent's.
     pub fn is_agent(&self, warp: usize) -> bool {
-        warp >= TENSOR_CORES && self.n_warps.get() <= TENSOR_CORES
+        warp % MAX_WARPS >= TENSOR_CORES && self.n_warps.get() <= TENSOR_CORES
+    }
+
+    /// Whether some warp of the block of this rank knows what another did at a time.
+    pub fn block_knows(&self, rank: usize, other: usize, time: u32) -> bool {
+        self.known[rank * MAX_WARPS..][..self.n_warps.get()].iter().any(|known| time < known.get()[other])
     }
 
     /// What a warp sees.
@@ -135,7 +214,7 @@ impl Clock {
 
     /// What is not ordered for some warp of a warpgroup counts: the knowledge that all of them have.
     pub fn known_to_all(&self, warps: impl Iterator<Item = usize>) -> Times {
-        warps.fold([u32::MAX; MAX_WARPS], |mut common, warp| {
+        warps.fold([u32::MAX; PLACES], |mut common, warp| {
             common
                 .iter_mut()
                 .zip(self.known[warp].get())
@@ -168,8 +247,22 @@ impl Viewpoint<'_> {
         time < self.clock.known[self.warp].get()[warp]
     }
 
-    /// Whether what a warp did at a time came before the last barrier of the block.
+    /// Whether what a warp did at a time came before the last barrier at which all warps of its block met this one.
     pub fn before_barrier(self, warp: usize, time: u32) -> bool {
-        time < self.clock.opened[warp].get()
+        if rank_of(warp) == self.rank() {
+            time < self.clock.opened[warp].get()
+        } else {
+            self.before_cluster_barrier(warp, time)
+        }
+    }
+
+    /// Whether what a warp did at a time came before the last barrier of the cluster.
+    pub fn before_cluster_barrier(self, warp: usize, time: u32) -> bool {
+        time < self.clock.cluster_opened[warp].get()
+    }
+
+    /// The rank of the block whose warp this is.
+    pub fn rank(self) -> usize {
+        rank_of(self.warp)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cell::{MAX_LAUNCHES, Record, touch};
-use super::clock::COPY_ENGINE;
+use super::clock::{COPY_ENGINE, place};
 use super::count::Space;
 use crate::simt::emulator::block::{LANES, Thread};
 use crate::simt::emulator::run::Param;
@@ -64,7 +64,13 @@ pub fn check_global(
     let place =
         (param.base.addr() + index * element_bytes, count * element_bytes, thread.index % LANES as u32);
     block.counter.count(Space::Global, || View::Param(param.name), kind, place, location);
-    check_global_as(thread, Record::new(block.tag, thread.index, &block.clock), param, access, location);
+    check_global_as(
+        thread,
+        Record::new(block.tag, thread.warp(), thread.index, &block.clock),
+        param,
+        access,
+        location,
+    );
 }
 
 /// Checks and records what the copy engine does at a time for the running thread. A box may be of more bytes than an
@@ -76,7 +82,8 @@ pub fn check_copied(
     access: GlobalAccess,
     location: &'static Location<'static>,
 ) {
-    let me = Record::of_agent(thread.block().tag, COPY_ENGINE, thread.index as usize / LANES, time);
+    let agent = place(thread.rank, COPY_ENGINE);
+    let me = Record::of_agent(thread.block().tag, agent, thread.warp(), time);
     check_global_as(thread, me, param, access, location);
 }
 
@@ -97,7 +104,7 @@ fn check_global_as(
         thread.violate(Fault::BeforeWait { view, index, access: kind }, location);
     }
     if let Some(cells) = &param.cells {
-        let seen = thread.block().clock.seen_by(thread.index as usize / LANES);
+        let seen = thread.block().clock.seen_by(thread.warp());
         for byte in range.clone().step_by(1 << cells.granule_log2) {
             if let Some((other, by)) = touch(cells.at(byte), me, kind, false, seen) {
                 thread

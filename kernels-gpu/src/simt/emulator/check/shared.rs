@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::panic::Location;
 
 use super::cell::{MAX_RUNS, Record, touch};
-use super::clock::{COPY_ENGINE, TENSOR_CORES, Times};
+use super::clock::{COPY_ENGINE, TENSOR_CORES, Times, Viewpoint, place};
 use super::count::Space;
 use crate::simt::emulator::block::{BlockState, LANES, Thread};
 use crate::simt::emulator::violation::{Access, Fault, Other, View};
@@ -19,6 +19,8 @@ const COPY_BYTES: usize = 4;
 pub struct SharedShadow {
     /// Counts blocks, so that nothing is cleared between them: what another run recorded does not count.
     run: Cell<u64>,
+    /// The rank of the block whose memory it is.
+    rank: Cell<usize>,
     lines: RefCell<Vec<Line>>,
     /// The tiles carved so far, by number.
     tiles: RefCell<Vec<Carved>>,
@@ -62,8 +64,9 @@ pub struct SharedAccess {
 }
 
 impl SharedShadow {
-    /// Starts a block with that much shared memory.
-    pub fn reset(&self, bytes: usize) {
+    /// Starts the block of this rank with that much shared memory.
+    pub fn reset(&self, rank: usize, bytes: usize) {
+        self.rank.set(rank);
         let run = self.run.get() + 1;
         assert!(run <= MAX_RUNS, "one worker ran {run} blocks, more than checked mode can tell apart");
         self.run.set(run);
@@ -120,12 +123,12 @@ impl SharedShadow {
         let BlockState { clock, counter, .. } = thread.block();
         let place = (start, count * element_bytes, thread.index % LANES as u32);
         counter.count(Space::Shared, || view, kind, place, location);
-        let me = Record::new(self.run.get(), thread.index, clock);
-        let seen = clock.seen_by(thread.index as usize / LANES);
+        let me = Record::new(self.run.get(), thread.warp(), thread.index, clock);
+        let seen = clock.seen_by(thread.warp());
         let lines = self.lines.borrow();
         let line = &lines[start / TILE_ALIGN];
         if kind != Access::Read
-            && let Some(by) = line.agent_reading(me, |agent, time| seen.knows(agent, time), clock)
+            && let Some(by) = line.agent_reading(me, seen, self.rank.get())
         {
             let (access, other) = (kind, Access::Read);
             thread.violate(Fault::Race { view, index, access, other, by }, location);
@@ -167,10 +170,10 @@ impl SharedShadow {
         let line = &self.lines.borrow()[start / TILE_ALIGN];
         line.in_flight.update(|bytes| bytes & !access.bytes_of_line());
         let clock = &thread.block().clock;
-        let me = Record::new(self.run.get(), thread.index, clock);
+        let me = Record::new(self.run.get(), thread.warp(), thread.index, clock);
         for byte in (start..start + count * element_bytes).step_by(1 << line.granule_log2) {
             let cell = &line.cells[(byte % TILE_ALIGN) >> line.granule_log2];
-            touch(cell, me, Access::Write, true, clock.seen_by(thread.index as usize / LANES));
+            touch(cell, me, Access::Write, true, clock.seen_by(thread.warp()));
         }
     }
 
@@ -183,16 +186,16 @@ impl SharedShadow {
         location: &'static Location<'static>,
     ) {
         let BlockState { clock, .. } = thread.block();
-        let warp = thread.index as usize / LANES;
-        let me = Record::of_agent(self.run.get(), COPY_ENGINE, warp, time);
-        let seen = clock.seen_by(warp);
+        let agent = place(thread.rank, COPY_ENGINE);
+        let me = Record::of_agent(self.run.get(), agent, thread.warp(), time);
+        let seen = clock.seen_by(thread.warp());
         let lines = self.lines.borrow();
         let line = &lines[piece.start / TILE_ALIGN];
         let fault = |other, by| {
             let Piece { view, index, .. } = piece;
             thread.violate(Fault::Race { view, index, access: Access::Write, other, by }, location)
         };
-        if let Some(by) = line.agent_reading(me, |agent, time| seen.knows(agent, time), clock) {
+        if let Some(by) = line.agent_reading(me, seen, self.rank.get()) {
             fault(Access::Read, by);
         }
         for cell in &line.cells[..TILE_ALIGN >> line.granule_log2] {
@@ -211,7 +214,7 @@ impl SharedShadow {
         piece: Piece,
     ) -> Result<(), Fault> {
         let BlockState { clock, .. } = thread.block();
-        let me = Record::of_agent(self.run.get(), agent, thread.index as usize / LANES, time);
+        let me = Record::of_agent(self.run.get(), place(thread.rank, agent), thread.warp(), time);
         let lines = self.lines.borrow();
         let line = &lines[piece.start / TILE_ALIGN];
         line.agent_reads[agent - TENSOR_CORES].set(me.0);
@@ -225,7 +228,7 @@ impl SharedShadow {
             if written.tag() != me.tag() {
                 return Err(Fault::Unwritten { view, index });
             }
-            let by = written.who(clock);
+            let by = written.who(clock, thread.rank);
             if !written.is_before(known) {
                 return Err(Fault::Race { view, index, access: Access::Read, other: Access::Write, by });
             }
@@ -249,17 +252,12 @@ pub struct Piece {
 }
 
 impl Line {
-    /// The agent whose last read is not known to be done.
-    fn agent_reading(
-        &self,
-        me: Record,
-        knows: impl Fn(usize, u32) -> bool,
-        clock: &super::Clock,
-    ) -> Option<Other> {
+    /// The agent of the block of this rank, whose memory it is, whose last read is not known to be done.
+    fn agent_reading(&self, me: Record, seen: Viewpoint<'_>, rank: usize) -> Option<Other> {
         (TENSOR_CORES..=COPY_ENGINE).find_map(|agent| {
             let read = Record(self.agent_reads[agent - TENSOR_CORES].get());
-            let unordered = read.tag() == me.tag() && !knows(agent, read.time());
-            unordered.then(|| read.who(clock))
+            let unordered = read.tag() == me.tag() && !seen.knows(place(rank, agent), read.time());
+            unordered.then(|| read.who(seen.clock, rank))
         })
     }
 }
