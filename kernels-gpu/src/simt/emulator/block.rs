@@ -19,8 +19,10 @@ use super::collective::{Word, carry_out};
 use super::meet::{
     find_divergent, find_stuck, gather, open_barrier, open_cluster_barrier, open_named_barriers,
 };
+use super::order::{Order, mix};
 use super::phase::{PhaseWait, Phases};
 use super::run::Launched;
+use super::shared_memory::SharedMemory;
 use super::tensor_cores;
 use super::violation::{Block, Fault, Site, State, Violation};
 
@@ -477,71 +479,5 @@ impl Thread {
     pub fn at_kernel(&self, fault: Fault) -> Violation {
         let meta = self.launched().meta;
         self.violation(fault, Site { file: meta.file, line: meta.line, column: 1 })
-    }
-}
-
-/// In which order warps, and lanes of a warp, take turns: that of their index for seed 0, else an affine
-/// permutation drawn from the seed and the block.
-#[derive(Clone, Copy)]
-struct Order {
-    n_warps: usize,
-    warp_offset: usize,
-    lane_offset: usize,
-    lane_stride: usize,
-    reverse: bool,
-}
-
-impl Order {
-    fn new(seed: u64, linear: u64, n_warps: usize) -> Self {
-        if seed == 0 {
-            return Self { n_warps, warp_offset: 0, lane_offset: 0, lane_stride: 1, reverse: false };
-        }
-        let draw = mix(seed ^ mix(linear)) as usize;
-        Self {
-            n_warps,
-            warp_offset: (draw >> 32) % n_warps,
-            lane_offset: draw % LANES,
-            lane_stride: ((draw >> 8) % LANES) | 1, // Odd, so that every lane has its turn.
-            reverse: (draw >> 16) & 1 == 1,
-        }
-    }
-
-    fn warps(self) -> impl Iterator<Item = usize> {
-        (0..self.n_warps).map(move |turn| {
-            let warp = (turn + self.warp_offset) % self.n_warps;
-            if self.reverse { self.n_warps - 1 - warp } else { warp }
-        })
-    }
-
-    fn lanes(self) -> impl Iterator<Item = usize> {
-        (0..LANES).map(move |turn| (turn * self.lane_stride + self.lane_offset) % LANES)
-    }
-}
-
-/// A well-mixed function of 64 bits (the finaliser of the SplitMix generator).
-pub fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-/// Shared memory of a block, aligned as on the GPU.
-#[derive(Default)]
-struct SharedMemory {
-    lines: Vec<Line>,
-}
-
-#[derive(Clone, Copy)]
-#[repr(C, align(1024))]
-struct Line([u8; 1024]);
-
-impl SharedMemory {
-    /// At least `bytes` of undefined content. (Bytes of ones: as floating-point numbers, NaN.)
-    fn fresh(&mut self, bytes: usize) -> *mut u8 {
-        let n_lines = bytes.div_ceil(size_of::<Line>());
-        self.lines.clear();
-        self.lines.resize(n_lines, Line([0xff; 1024]));
-        self.lines.as_mut_ptr().cast()
     }
 }

@@ -4,10 +4,10 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::block::mix;
 use super::check::{Cells, LaunchReport, MAX_BLOCKS};
 use super::copy_engine::TensorMap;
 use super::heap::Allocation;
+use super::order::mix;
 use super::view::Global;
 use super::violation::{Block, Fault, Site, Violation};
 use super::{Emulator, Error};
