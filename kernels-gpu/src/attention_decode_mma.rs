@@ -164,7 +164,7 @@ fn attention<const DIM: usize, const STEPS: usize, const PASSES: usize, const CA
     let cache_start = (kv_head * shape.n_ctx) as usize * DIM;
     let fill = |key: u32, stage: usize| {
         if key < end {
-            let (first, n) = (cache_start + key as usize * DIM, (end - key) as usize * (DIM / CHUNK));
+            let (first, n) = (cache_start + key as usize * DIM, (end - key) * (DIM / CHUNK) as u32);
             fill_tile::<DIM>(ring, place(stage), k_cache, first, n);
             fill_tile::<DIM>(ring, place(stage) + tile_len(DIM), v_cache, first, n);
         }
@@ -187,7 +187,7 @@ fn attention<const DIM: usize, const STEPS: usize, const PASSES: usize, const CA
         warp::sync();
         fill(key + (STAGES - 1) as u32 * STRIDE, if stage == 0 { STAGES - 1 } else { stage - 1 });
         let scores = multiply_keys::<DIM, STEPS, PASSES>(&queries, ring, place(stage), lane);
-        let (weights, shrink) = softmax.take(scores, (end - key) as usize, lane);
+        let (weights, shrink) = softmax.take(scores, end - key, lane as u32);
         for step in 0..STEPS {
             for half in 0..2 {
                 for i in 0..4 {
@@ -229,12 +229,12 @@ fn chunk_index<const DIM: usize>(key: usize, chunk: usize) -> usize {
 /// weights of zero make nothing of a number, but would of a NaN.
 #[inline(always)]
 #[track_caller]
-fn fill_tile<const DIM: usize>(ring: Tile<f16>, place: usize, cache: In<f16>, first: usize, n_chunks: usize) {
+fn fill_tile<const DIM: usize>(ring: Tile<f16>, place: usize, cache: In<f16>, first: usize, n_chunks: u32) {
     let lane = warp::lane_id() as usize;
     for turn in 0..tile_len(DIM) / CHUNK / 32 {
         let i = 32 * turn + lane;
         let to = place + chunk_index::<DIM>(i / (DIM / CHUNK), i % (DIM / CHUNK));
-        ring.copy_async_or_zero::<CHUNK>(to, cache, first + i * CHUNK, i < n_chunks);
+        ring.copy_async_or_zero::<CHUNK>(to, cache, first + i * CHUNK, (i as u32) < n_chunks);
     }
 }
 
@@ -369,8 +369,8 @@ impl<const PASSES: usize, const CAPPED: bool> Softmax<PASSES, CAPPED> {
     fn take(
         &mut self,
         products: [[[f32; 2]; 2]; PASSES],
-        n_keys: usize,
-        lane: usize,
+        n_keys: u32,
+        lane: u32,
     ) -> ([[u32; 4]; PASSES], [f32; PASSES]) {
         let (mut weights, mut shrink) = (products, [0.0; PASSES]);
         for row in 0..PASSES {
@@ -378,7 +378,7 @@ impl<const PASSES: usize, const CAPPED: bool> Softmax<PASSES, CAPPED> {
             for i in 0..4 {
                 let scaled = weights[row][i / 2][i % 2] * self.scale;
                 let score = if CAPPED { self.cap * math::tanh(scaled) } else { scaled };
-                let exists = 2 * (lane % 4) + i / 2 * 8 + i % 2 < n_keys;
+                let exists = 2 * (lane % 4) + ((i / 2 * 8 + i % 2) as u32) < n_keys;
                 weights[row][i / 2][i % 2] = if exists { score } else { NO_SCORE };
                 max = math::max(max, weights[row][i / 2][i % 2]);
             }
