@@ -14,10 +14,11 @@ use crate::simt::matrix::mma_m16n8k16_f16;
 use crate::simt::prelude::*;
 use crate::simt::shared;
 
-/// Threads of a block: four warps.
-pub const THREADS: u32 = 128;
-const WARPS: usize = THREADS as usize / 32;
-/// Keys of a tile, and of a block's part at least: one step of the second product.
+/// Warps of a block: as many as two blocks a multiprocessor have room for the rings of.
+const fn warps(dim: usize) -> usize {
+    if dim > 128 { 2 } else { 4 }
+}
+/// Keys of a tile: one step of the second product.
 pub const TILE_KEYS: usize = 16;
 /// Tiles of keys and of values in a warp's ring: one is used while the others fill.
 const STAGES: usize = 3;
@@ -50,9 +51,10 @@ const fn sums_stride(dim: usize) -> usize {
 
 /// Shared memory of a block: the rings, and later in their place the warps' sums; the warps' (m, l).
 const fn shared_bytes(dim: usize, passes: usize) -> usize {
-    let rings = shared::tile_bytes::<f16>(WARPS * STAGES * 2 * tile_len(dim));
-    let sums = shared::tile_bytes::<f32>(WARPS * 8 * passes * sums_stride(dim));
-    let ml = shared::tile_bytes::<f32>(WARPS * 8 * passes * 2);
+    let warps = warps(dim);
+    let rings = shared::tile_bytes::<f16>(warps * STAGES * 2 * tile_len(dim));
+    let sums = shared::tile_bytes::<f32>(warps * 8 * passes * sums_stride(dim));
+    let ml = shared::tile_bytes::<f32>(warps * 8 * passes * 2);
     (if rings > sums { rings } else { sums }) + ml
 }
 
@@ -80,7 +82,7 @@ macro_rules! entry {
         /// warp; (2) a warp has two tiles of keys and values in flight while it works on a third, 64 to 128 KB a
         /// multiprocessor, and waits for no other warp; (3) the tensor cores multiply; (4) chunks of 16 bytes lie
         /// swizzled, so that neither filling nor reading has a bank conflict.
-        #[kernel(threads = THREADS, shared = shared_bytes($dim, $passes), min_blocks = 2, pdl)]
+        #[kernel(threads = 32 * warps($dim) as u32, shared = shared_bytes($dim, $passes), min_blocks = 2, pdl)]
         pub fn $name(
             part_out: Out<f32>,
             part_ml: Out<f32>,
@@ -98,7 +100,7 @@ macro_rules! entry {
             const CAPPED: bool = !matches!(stringify!($($softcap)?).as_bytes(), b"");
             let softcap = [$($softcap,)? 0.0][0];
             let shape = Shape { n_heads, n_kv_heads, n_ctx, scale, window, softcap };
-            attention::<$dim, { $dim / STEP }, $passes, CAPPED>(
+            attention::<$dim, { $dim / STEP }, $passes, { warps($dim) }, CAPPED>(
                 part_out, part_ml, q, k_cache, v_cache, positions, shape,
             );
         }
@@ -109,6 +111,7 @@ entry!(attention_decode_mma_f16_d64, 64, 1, [], "Heads of 64 elements, up to 8 a
 entry!(attention_decode_mma_f16_d80, 80, 1, [], "Heads of 80 elements, up to 8 a head of keys.");
 entry!(attention_decode_mma_f16_d96, 96, 1, [], "Heads of 96 elements, up to 8 a head of keys.");
 entry!(attention_decode_mma_f16_d128, 128, 1, [], "Heads of 128 elements, up to 8 a head of keys.");
+entry!(attention_decode_mma_f16_d256, 256, 1, [], "Heads of 256 elements, up to 8 a head of keys.");
 entry!(attention_decode_mma_wide_f16_d64, 64, 2, [], "Heads of 64 elements, up to 16 a head of keys.");
 entry!(attention_decode_mma_wide_f16_d80, 80, 2, [], "Heads of 80 elements, up to 16 a head of keys.");
 entry!(attention_decode_mma_wide_f16_d96, 96, 2, [], "Heads of 96 elements, up to 16 a head of keys.");
@@ -122,6 +125,13 @@ entry!(
     1,
     [softcap],
     "Soft-capped scores, heads of 128 elements."
+);
+entry!(
+    attention_decode_mma_softcap_f16_d256,
+    256,
+    1,
+    [softcap],
+    "Soft-capped scores, heads of 256 elements."
 );
 
 #[derive(Clone, Copy)]
@@ -137,7 +147,13 @@ struct Shape {
 /// `PASSES` is the number of products that multiply one step, and of rows of them that a lane has: heads `lane / 4 + 8r`.
 #[inline(always)]
 #[track_caller]
-fn attention<const DIM: usize, const STEPS: usize, const PASSES: usize, const CAPPED: bool>(
+fn attention<
+    const DIM: usize,
+    const STEPS: usize,
+    const PASSES: usize,
+    const WARPS: usize,
+    const CAPPED: bool,
+>(
     part_out: Out<f32>,
     part_ml: Out<f32>,
     q: In<f32>,
@@ -171,10 +187,10 @@ fn attention<const DIM: usize, const STEPS: usize, const PASSES: usize, const CA
         // A group of nothing at the end, so that the groups stay as many as the stages.
         async_copy::commit();
     };
-    const STRIDE: u32 = (WARPS * TILE_KEYS) as u32;
+    let stride = (WARPS * TILE_KEYS) as u32;
     let mut key = begin + (warp * TILE_KEYS) as u32;
     for stage in 0..STAGES - 1 {
-        fill(key + stage as u32 * STRIDE, stage);
+        fill(key + stage as u32 * stride, stage);
     }
 
     let queries = load_queries::<DIM, STEPS, PASSES>(q, first_row, group, lane);
@@ -185,7 +201,7 @@ fn attention<const DIM: usize, const STEPS: usize, const PASSES: usize, const CA
         async_copy::wait::<{ STAGES - 2 }>();
         // All lanes have their copies of this tile, and have used the one before, whose place is filled now.
         warp::sync();
-        fill(key + (STAGES - 1) as u32 * STRIDE, if stage == 0 { STAGES - 1 } else { stage - 1 });
+        fill(key + (STAGES - 1) as u32 * stride, if stage == 0 { STAGES - 1 } else { stage - 1 });
         let scores = multiply_keys::<DIM, STEPS, PASSES>(&queries, ring, place(stage), lane);
         let (weights, shrink) = softmax.take(scores, end - key, lane as u32);
         for step in 0..STEPS {
@@ -196,14 +212,14 @@ fn attention<const DIM: usize, const STEPS: usize, const PASSES: usize, const CA
             }
         }
         add_values::<DIM, STEPS, PASSES>(&mut sums, &weights, ring, place(stage) + tile_len(DIM), lane);
-        key += STRIDE;
+        key += stride;
         stage = if stage == STAGES - 1 { 0 } else { stage + 1 };
     }
     async_copy::wait::<0>();
     thread::sync_threads();
 
     // The rings are used up: the warps' sums take their place.
-    let joint = Joint::<DIM, PASSES>::new();
+    let joint = Joint::<DIM, PASSES, WARPS>::new();
     joint.put::<STEPS>(&sums, softmax.finish(), warp, lane);
     thread::sync_threads();
     let mut row = warp;
@@ -411,14 +427,14 @@ impl<const PASSES: usize, const CAPPED: bool> Softmax<PASSES, CAPPED> {
 }
 
 /// What the warps know of their keys, in shared memory.
-struct Joint<const DIM: usize, const PASSES: usize> {
+struct Joint<const DIM: usize, const PASSES: usize, const WARPS: usize> {
     /// `[warp, row, dim]`, rows [`sums_stride`] apart.
     sums: Tile<f32>,
     /// `[warp, row, 2]`
     ml: Tile<f32>,
 }
 
-impl<const DIM: usize, const PASSES: usize> Joint<DIM, PASSES> {
+impl<const DIM: usize, const PASSES: usize, const WARPS: usize> Joint<DIM, PASSES, WARPS> {
     const ROWS: usize = 8 * PASSES;
 
     #[inline(always)]
@@ -489,10 +505,20 @@ impl<const DIM: usize, const PASSES: usize> Joint<DIM, PASSES> {
     }
 }
 
-/// Parts of the keys: as many as the multiprocessors hold blocks at a time, of a tile for each warp at least.
+/// Heads that a head of keys may have at most, for heads of this many elements; none if there is no kernel.
+pub const fn max_group(head_dim: usize) -> usize {
+    match head_dim {
+        64 | 80 | 96 | 128 => WIDE_HEADS,
+        256 => NARROW_HEADS,
+        _ => 0,
+    }
+}
+
+/// Parts of the keys: as many as the multiprocessors hold blocks at a time, of four tiles
+/// at least.
 pub const fn n_splits(n_multiprocessors: usize, n_kv_heads: usize, n_tokens: usize, n_ctx: usize) -> usize {
     let at_once = BLOCKS_PER_MULTIPROCESSOR * n_multiprocessors / (n_kv_heads * n_tokens);
-    let most = n_ctx.div_ceil(WARPS * TILE_KEYS);
+    let most = n_ctx.div_ceil(4 * TILE_KEYS);
     let n = if at_once < most { at_once } else { most };
     if n > 1 { n } else { 1 }
 }

@@ -71,6 +71,7 @@ fn parts<D: Device>(device: &D, case: &Case, inputs: &Inputs, n_splits: usize) -
         (80, ..=8, None) => launch!(attention_decode_mma_f16_d80),
         (96, ..=8, None) => launch!(attention_decode_mma_f16_d96),
         (128, ..=8, None) => launch!(attention_decode_mma_f16_d128),
+        (256, ..=8, None) => launch!(attention_decode_mma_f16_d256),
         (64, 9..=16, None) => launch!(attention_decode_mma_wide_f16_d64),
         (80, 9..=16, None) => launch!(attention_decode_mma_wide_f16_d80),
         (96, 9..=16, None) => launch!(attention_decode_mma_wide_f16_d96),
@@ -79,6 +80,7 @@ fn parts<D: Device>(device: &D, case: &Case, inputs: &Inputs, n_splits: usize) -
         (80, ..=8, Some(softcap)) => launch!(attention_decode_mma_softcap_f16_d80, softcap: softcap),
         (96, ..=8, Some(softcap)) => launch!(attention_decode_mma_softcap_f16_d96, softcap: softcap),
         (128, ..=8, Some(softcap)) => launch!(attention_decode_mma_softcap_f16_d128, softcap: softcap),
+        (256, ..=8, Some(softcap)) => launch!(attention_decode_mma_softcap_f16_d256, softcap: softcap),
         _ => unreachable!("no kernel for {case:?}"),
     }
     .unwrap();
@@ -120,7 +122,7 @@ fn plain(n_heads: usize, n_kv_heads: usize, head_dim: usize, n_ctx: usize, posit
 
 #[test]
 fn first_token() {
-    for head_dim in [64, 80, 96, 128] {
+    for head_dim in [64, 80, 96, 128, 256] {
         on_every_device!(|device| check(device, &plain(2, 2, head_dim, 1, 0), 1));
     }
 }
@@ -156,8 +158,8 @@ fn groups_of_every_kind() {
 
 #[test]
 fn head_dims_narrow_and_wide() {
-    for head_dim in [80, 96, 128] {
-        for group in [4, 10] {
+    for head_dim in [80, 96, 128, 256] {
+        for group in [4, 10].into_iter().filter(|&group| group <= max_group(head_dim)) {
             on_every_device!(|device| check(device, &plain(group, 1, head_dim, 90, 88), 2));
         }
     }
@@ -196,7 +198,7 @@ fn sinks_in_the_merge() {
 
 #[test]
 fn softcap_with_and_without_a_window() {
-    for (head_dim, window) in [(64, None), (80, Some(20)), (96, Some(40)), (128, None)] {
+    for (head_dim, window) in [(64, None), (80, Some(20)), (96, Some(40)), (128, None), (256, Some(18))] {
         let variant = Variant { window, softcap: Some(3.0), sinks: None };
         let case = Case { variant, ..plain(4, 2, head_dim, 60, 50) };
         on_every_device!(|device| check(device, &case, 2));
@@ -242,7 +244,7 @@ fn moving_largest_score() {
 /// Keys and values come once, in whole sectors; no access to shared memory takes a wavefront more than needed.
 #[test]
 fn no_bank_conflicts() {
-    for (head_dim, group) in [(64, 4), (80, 8), (96, 3), (128, 8), (128, 16)] {
+    for (head_dim, group) in [(64, 4), (80, 8), (96, 3), (128, 8), (128, 16), (256, 2)] {
         let device = Emulator::checked().counting();
         let case = plain(2 * group, 2, head_dim, 400, 383);
         parts(&device, &case, &inputs_f16(&case), 2);

@@ -12,10 +12,9 @@ use crate::backend::{AttentionShape, Error};
 /// Keys that make a part worth a block of [`attention_decode_f16`].
 const SPLIT_KEYS_MIN: usize = 64;
 
-/// Whether the tensor cores have a kernel for this shape. The other kernel takes any.
+/// Whether there is a kernel for the tensor cores. The other kernel takes any shape.
 fn has_mma(shape: AttentionShape) -> bool {
-    let AttentionShape { n_heads, n_kv_heads, head_dim, .. } = shape;
-    matches!(head_dim, 64 | 80 | 96 | 128) && n_heads / n_kv_heads <= WIDE_HEADS
+    shape.n_heads / shape.n_kv_heads <= attention_decode_mma::max_group(shape.head_dim)
 }
 
 impl<D: Accelerator> Gpu<D> {
@@ -76,6 +75,7 @@ impl<D: Accelerator> Gpu<D> {
             (80, true) => launch!(attention_decode_mma_f16_d80, n_kv_heads),
             (96, true) => launch!(attention_decode_mma_f16_d96, n_kv_heads),
             (128, true) => launch!(attention_decode_mma_f16_d128, n_kv_heads),
+            (256, true) => launch!(attention_decode_mma_f16_d256, n_kv_heads),
             (64, false) => launch!(attention_decode_mma_wide_f16_d64, n_kv_heads),
             (80, false) => launch!(attention_decode_mma_wide_f16_d80, n_kv_heads),
             (96, false) => launch!(attention_decode_mma_wide_f16_d96, n_kv_heads),
