@@ -217,28 +217,63 @@ fn context_past_65536() {
     on_every_device!(|device| check(device, &plain(1, 1, 64, 66_000, 65_999), 132));
 }
 
-/// Scores that grow from key to key, so that every tile moves the largest; and those of one key far above all others.
+/// Compares attention with such inputs.
+fn check_inputs<D: Device>(device: &D, case: &Case, inputs: &Inputs, errors: &Errors) {
+    let (expected, bound) = reference_and_bound_of(case, inputs, errors);
+    let found = run(device, case, inputs, 2);
+    assert_within("y", &found, &expected, &[case.head_dim], |i| bound[i]);
+}
+
+/// Scores that grow from key to key, so that every tile moves the largest; and one key's far above all others.
 #[test]
 fn moving_largest_score() {
     let case = plain(1, 1, 64, 200, 199);
-    for rising in [true, false] {
-        let score = |key: usize| match rising {
-            true => key as f32 / 4.0,
-            false => {
-                if key == 70 {
-                    90.0
-                } else {
-                    0.0
-                }
-            }
-        };
-        let inputs = inputs_f16(&case).with_scores(&case, score);
-        let (expected, bound) = reference_and_bound_of(&case, &inputs, &errors(&case));
-        on_every_device!(|device| {
-            let found = run(device, &case, &inputs, 2);
-            assert_within("moving", &found, &expected, &[64], |i| bound[i]);
-        });
+    let rising = |key| [key as f32 / 4.0, 0.0];
+    let one = |key| [if key == 70 { 90.0 } else { 0.0 }, 0.0];
+    let value = |key| (key % 7) as f32 - 3.0;
+    let q = [1.0 / case.scale(), 0.0];
+    for inputs in [Inputs::of(&case, q, rising, value), Inputs::of(&case, q, one, value)] {
+        on_every_device!(|device| check_inputs(device, &case, &inputs, &errors(&case)));
     }
+}
+
+/// Scores of 1/16 and 0 by turns, of which the first come from the low part of a query alone, since the high parts cancel.
+/// All products and sums are exact.
+#[test]
+fn low_parts_of_queries_count() {
+    let case = plain(1, 1, 64, 40, 39);
+    let inputs = Inputs::of(
+        &case,
+        [1.0 + 2.0f32.powi(-12), -1.0],
+        |key| [2048.0 * (key % 2) as f32; 2],
+        |key| (key % 2) as f32 * 2.0 - 1.0,
+    );
+    let errors = Errors { product: gamma(4), ..errors(&case) };
+    on_every_device!(|device| check_inputs(device, &case, &inputs, &errors));
+}
+
+/// Two keys, one of which has a weight that f16 rounds by nearly a half unit in its last place, for some of these scores.
+#[test]
+fn low_parts_of_weights_count() {
+    let case = plain(1, 1, 64, 2, 1);
+    for i in 0..8 {
+        let score = -0.689 - i as f32 / 2048.0;
+        let q = [1.0 / case.scale(), 0.0];
+        let inputs = Inputs::of(&case, q, |key| [key as f32 * score, 0.0], |key| key as f32);
+        let errors = Errors { product: gamma(4), ..errors(&case) };
+        on_every_device!(|device| check_inputs(device, &case, &inputs, &errors));
+    }
+}
+
+/// Many keys with weights of e⁻¹⁴, which are subnormal in f16, and one with the largest and no value.
+#[test]
+fn small_weights_keep_their_bits() {
+    let case = plain(1, 1, 64, 400, 399);
+    let q = [1.0 / case.scale(), 0.0];
+    let inputs =
+        Inputs::of(&case, q, |key| [if key == 3 { 0.0 } else { -14.0 }, 0.0], |key| f32::from(key != 3));
+    let errors = Errors { product: gamma(4), ..errors(&case) };
+    on_every_device!(|device| check_inputs(device, &case, &inputs, &errors));
 }
 
 /// Keys and values come once, in whole sectors; no access to shared memory takes a wavefront more than needed.

@@ -87,16 +87,20 @@ pub fn inputs_f16(case: &Case) -> Inputs {
 }
 
 impl Inputs {
-    /// The same with keys and queries that make these scores, exactly: of one head, whose keys are all in f16.
-    pub fn with_scores(mut self, case: &Case, score: impl Fn(usize) -> f32) -> Self {
-        let CacheData::F16 { k, .. } = &mut self.cache else { unreachable!("only f16") };
-        self.q.fill(0.0);
-        self.q[0] = 1.0 / case.scale();
-        for (key, elements) in k.chunks_exact_mut(case.head_dim).enumerate() {
-            elements[0] = f16::from_f32(score(key));
-        }
-        self.k = widen(&widen_halves(k));
-        self
+    /// One head's query and keys with these first two elements and zeros, and values of equal elements.
+    pub fn of(
+        case: &Case,
+        q: [f32; 2],
+        key: impl Fn(usize) -> [f32; 2],
+        value: impl Fn(usize) -> f32,
+    ) -> Self {
+        assert_eq!((case.n_heads, case.n_kv_heads, case.positions.len()), (1, 1, 1));
+        let row = |first: [f32; 2]| [first.as_slice(), &vec![0.0; case.head_dim - 2]].concat();
+        let halves = |rows: Vec<f32>| rows.iter().map(|&x| f16::from_f32(x)).collect::<Vec<f16>>();
+        let k = halves((0..case.n_ctx).flat_map(|i| row(key(i))).collect());
+        let v = halves((0..case.n_ctx).flat_map(|i| vec![value(i); case.head_dim]).collect());
+        let [wide_k, wide_v] = [&k, &v].map(|halves| widen(&widen_halves(halves)));
+        Inputs { q: row(q), k: wide_k, v: wide_v, cache: CacheData::F16 { k, v } }
     }
 }
 
