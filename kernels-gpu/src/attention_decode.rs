@@ -5,6 +5,8 @@
 //! (Flash-Decoding), and each leaves three things: the largest score `m`, the sum `l` of exp(score − m), and its own
 //! average. [`attention_merge_f32`] then joins the parts. No array of scores exists anywhere, so no context is too long.
 
+#![allow(clippy::needless_range_loop, reason = "constant indices keep arrays in registers")]
+
 use crate::kv_cache::{Cache, Q8_0Cache, q8_0_blocks};
 use crate::simt::prelude::*;
 

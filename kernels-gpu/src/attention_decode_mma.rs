@@ -10,9 +10,17 @@
 //! part, which leaves errors near those of f32. The 16 rows of a product have room for both parts of 8 heads, and the
 //! low parts cost nothing; for up to 16 heads there are two products.
 
+#![allow(clippy::needless_range_loop, reason = "constant indices keep arrays in registers")]
+
+mod joint;
+mod softmax;
+
 use crate::simt::matrix::mma_m16n8k16_f16;
 use crate::simt::prelude::*;
 use crate::simt::shared;
+
+use joint::Joint;
+use softmax::Softmax;
 
 /// Warps of a block: as many as two blocks a multiprocessor have room for the rings of.
 const fn warps(dim: usize) -> usize {
@@ -356,151 +364,6 @@ fn add_values<const DIM: usize, const STEPS: usize, const PASSES: usize>(
         for pass in 0..PASSES {
             sums[step][0] = mma_m16n8k16_f16(weights[pass], [b0, b1], sums[step][0]);
             sums[step][1] = mma_m16n8k16_f16(weights[pass], [b2, b3], sums[step][1]);
-        }
-    }
-}
-
-/// The running softmax of a lane's rows, scores to base 2. What a lane has of the sum of weights is its own keys' part.
-struct Softmax<const PASSES: usize, const CAPPED: bool> {
-    /// From products to scores; if these are capped, to the argument of tanh.
-    scale: f32,
-    /// From tanh to scores.
-    cap: f32,
-    max: [f32; PASSES],
-    sum: [f32; PASSES],
-}
-
-impl<const PASSES: usize, const CAPPED: bool> Softmax<PASSES, CAPPED> {
-    #[inline(always)]
-    fn new(shape: &Shape) -> Self {
-        use core::f32::consts::LOG2_E;
-        let scale = if CAPPED { math::div(shape.scale, shape.softcap) } else { shape.scale * LOG2_E };
-        Self { scale, cap: shape.softcap * LOG2_E, max: [NO_SCORE; PASSES], sum: [0.0; PASSES] }
-    }
-
-    /// Takes the products of a tile, of which the first `n_keys` keys exist, at least one. Gives their weights, and the
-    /// factors by which sums so far shrink: exactly 1 while the largest score stays.
-    #[inline(always)]
-    #[track_caller]
-    fn take(
-        &mut self,
-        products: [[[f32; 2]; 2]; PASSES],
-        n_keys: u32,
-        lane: u32,
-    ) -> ([[u32; 4]; PASSES], [f32; PASSES]) {
-        let (mut weights, mut shrink) = (products, [0.0; PASSES]);
-        for row in 0..PASSES {
-            let mut max = self.max[row];
-            for i in 0..4 {
-                let scaled = weights[row][i / 2][i % 2] * self.scale;
-                let score = if CAPPED { self.cap * math::tanh(scaled) } else { scaled };
-                let exists = 2 * (lane % 4) + ((i / 2 * 8 + i % 2) as u32) < n_keys;
-                weights[row][i / 2][i % 2] = if exists { score } else { NO_SCORE };
-                max = math::max(max, weights[row][i / 2][i % 2]);
-            }
-            max = math::max(max, warp::shuffle_xor(max, 1));
-            max = math::max(max, warp::shuffle_xor(max, 2));
-            shrink[row] = math::exp2_flush(self.max[row] - max);
-            self.sum[row] *= shrink[row];
-            self.max[row] = max;
-            let offset = WEIGHT_EXPONENT - max;
-            for i in 0..4 {
-                let weight = math::exp2_flush(weights[row][i / 2][i % 2] + offset);
-                weights[row][i / 2][i % 2] = weight;
-                self.sum[row] += weight;
-            }
-        }
-        (operands(weights), shrink)
-    }
-
-    /// (m, l) of the lane's rows over all keys of the warp, m to base 2, l as large as the weights make it.
-    #[inline(always)]
-    #[track_caller]
-    fn finish(&self) -> [[f32; 2]; PASSES] {
-        let mut ml = [[0.0; 2]; PASSES];
-        for row in 0..PASSES {
-            let sum = self.sum[row] + warp::shuffle_xor(self.sum[row], 1);
-            ml[row] = [self.max[row], sum + warp::shuffle_xor(sum, 2)];
-        }
-        ml
-    }
-}
-
-/// What the warps know of their keys, in shared memory.
-struct Joint<const DIM: usize, const PASSES: usize, const WARPS: usize> {
-    /// `[warp, row, dim]`, rows [`sums_stride`] apart.
-    sums: Tile<f32>,
-    /// `[warp, row, 2]`
-    ml: Tile<f32>,
-}
-
-impl<const DIM: usize, const PASSES: usize, const WARPS: usize> Joint<DIM, PASSES, WARPS> {
-    const ROWS: usize = 8 * PASSES;
-
-    #[inline(always)]
-    #[track_caller]
-    fn new() -> Self {
-        let mut shared = Shared::new();
-        let sums = shared.tile::<f32>(WARPS * Self::ROWS * sums_stride(DIM));
-        Self { sums, ml: shared.tile::<f32>(WARPS * Self::ROWS * 2) }
-    }
-
-    /// Leaves a warp's knowledge.
-    #[inline(always)]
-    #[track_caller]
-    fn put<const STEPS: usize>(
-        &self,
-        sums: &[[[f32; 4]; 2]; STEPS],
-        ml: [[f32; 2]; PASSES],
-        warp: usize,
-        lane: usize,
-    ) {
-        for row in 0..PASSES {
-            let line = warp * Self::ROWS + 8 * row + lane / 4;
-            if lane.is_multiple_of(4) {
-                self.ml.store::<2>(2 * line, ml[row]);
-            }
-            for step in 0..STEPS {
-                for half in 0..2 {
-                    let pair = rows_of::<PASSES>(sums[step][half])[row];
-                    let at = line * sums_stride(DIM) + STEP * step + 8 * half + 2 * (lane % 4);
-                    self.sums.store::<2>(at, pair);
-                }
-            }
-        }
-    }
-
-    /// Joins what the warps know of a row, in their order, and stores it: a warp's work.
-    #[inline(always)]
-    #[track_caller]
-    fn store(&self, part_out: Out<f32>, part_ml: Out<f32>, out_row: usize, row: usize, lane: usize) {
-        let mut m = NO_SCORE;
-        for warp in 0..WARPS {
-            m = math::max(m, self.ml.get(2 * (warp * Self::ROWS + row)));
-        }
-        let (mut l, mut weights) = (0.0, [0.0; WARPS]);
-        for warp in 0..WARPS {
-            let [warp_m, warp_l] = self.ml.load::<2>(2 * (warp * Self::ROWS + row));
-            weights[warp] = math::exp2_flush(warp_m - m);
-            l = math::fma(weights[warp], warp_l, l);
-        }
-        let factor = if l > 0.0 { math::rcp(l) } else { 0.0 };
-        let mut dim = 4 * lane;
-        while dim < DIM {
-            let mut four = [0.0; 4];
-            for warp in 0..WARPS {
-                let sums = self.sums.load::<4>((warp * Self::ROWS + row) * sums_stride(DIM) + dim);
-                for i in 0..4 {
-                    four[i] = math::fma(weights[warp], sums[i], four[i]);
-                }
-            }
-            part_out.store::<4>(out_row * DIM + dim, four.map(|sum| sum * factor));
-            dim += 4 * 32;
-        }
-        if lane == 0 {
-            // The parts are merged by e^m.
-            let l = l * math::exp2(-WEIGHT_EXPONENT);
-            part_ml.store::<2>(2 * out_row, [m * core::f32::consts::LN_2, l]);
         }
     }
 }

@@ -16,8 +16,8 @@ use super::attention::run::{
 /// and the tensor cores may cut off where f32 rounds, which costs twice as much. A weight's exponent to base 2 is a
 /// difference of a score and the largest, less 15, and is rounded twice, each worth a half ulp for a unit of the spread
 /// and 15 · ln 2 / 2 ulp; the changes of the largest score are a half ulp of what they come to, twice (in a warp, and
-/// between warps); and (m, l) of a part pass from base 2 to e and back, with four roundings. exp2 has 2 ulp: in a weight, and for each time that the largest
-/// score moves, with a rounding.
+/// between warps); and (m, l) of a part pass from base 2 to e and back, with four roundings. exp2 has 2 ulp: in a weight,
+/// and, with a rounding, each time that the largest score moves, in a warp, between four warps and in the merge.
 fn errors(case: &Case) -> Errors {
     let n_keys = seen(case).len();
     let n_rescales = n_keys.div_ceil(TILE_KEYS) + 6;
