@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`add`] | adds a branch to the residual stream |
 //! | [`attention_decode`] | attention of one token over a long cache, in parts, and their merge |
+//! | [`attention_decode_mma`] | the same on the tensor cores, each key read once for all heads that share it |
 //! | [`attention_prefill`] | attention of many new tokens |
 //! | [`attention_wgmma`] | the same on Hopper |
 //! | [`bias`] | adds a bias to each row |
@@ -63,6 +64,7 @@ pub mod simt;
 
 pub mod add;
 pub mod attention_decode;
+pub mod attention_decode_mma;
 pub mod attention_prefill;
 #[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
 pub mod attention_wgmma;

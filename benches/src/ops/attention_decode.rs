@@ -3,6 +3,7 @@
 use kernels_gpu::attention_decode::{
     attention_decode_bytes, attention_decode_f16, attention_decode_flops, attention_merge_f32,
 };
+use kernels_gpu::attention_decode_mma::{self, *};
 use kernels_gpu::launch::{Device, Grid};
 use oxwarp::cuda::{Cuda, Error};
 
@@ -12,30 +13,57 @@ use crate::error::Result;
 use crate::lab::{Lab, Sets};
 use crate::torch::Attention;
 
-const N_HEADS: usize = 32;
-const N_KV_HEADS: usize = 8;
-const HEAD_DIM: usize = 128;
-const CONTEXTS: [usize; 3] = [4096, 32_768, 131_072];
+/// Query heads, heads of keys, elements of a head: groups of four and of seven, and heads with keys of their own.
+const SHAPES: [[usize; 3]; 3] = [[32, 8, 128], [14, 2, 64], [32, 32, 96]];
+const CONTEXTS: [usize; 4] = [512, 4096, 32_768, 131_072];
 
-pub fn cases() -> Vec<Case> {
-    let case = |n_keys| {
-        let shape =
-            Attention { n_heads: N_HEADS, n_kv_heads: N_KV_HEADS, head_dim: HEAD_DIM, n_tokens: 1, n_keys };
-        let bytes = attention_decode_bytes(n_keys, N_KV_HEADS, HEAD_DIM);
-        let work = Work::reading(bytes, attention_decode_flops(n_keys, N_HEADS, HEAD_DIM));
-        let make = move |lab: &Lab| Decode::new(lab, shape);
-        Case::new("attention_decode", attention::name(shape), work, make).attention(shape)
-    };
-    CONTEXTS.into_iter().map(case).collect()
+/// How the keys are dealt to blocks, and by which kernel.
+#[derive(Clone, Copy)]
+enum Plan {
+    /// On the tensor cores, with the back end's number of parts times the first over the second.
+    Mma(usize, usize),
+    /// By the kernel for heads of any size.
+    Simple,
 }
 
-/// Parts of the keys, as the back end divides them: two blocks a multiprocessor, at least 64 keys each.
-fn n_splits(n_multiprocessors: usize, n_heads: usize, n_ctx: usize) -> usize {
-    (2 * n_multiprocessors).div_ceil(n_heads).min(n_ctx.div_ceil(64)).max(1)
+pub fn cases() -> Vec<Case> {
+    SHAPES.into_iter().flat_map(|shape| CONTEXTS.map(|n_keys| of_shape(shape, n_keys))).flatten().collect()
+}
+
+/// The back end's plan, then others.
+fn of_shape([n_heads, n_kv_heads, head_dim]: [usize; 3], n_keys: usize) -> [Case; 4] {
+    let shape = Attention { n_heads, n_kv_heads, head_dim, n_tokens: 1, n_keys };
+    let case = |choice: &str, plan: Plan| {
+        let bytes = attention_decode_bytes(n_keys, n_kv_heads, head_dim);
+        let work = Work::reading(bytes, attention_decode_flops(n_keys, n_heads, head_dim));
+        let make = move |lab: &Lab| Decode::new(lab, shape, plan);
+        Case::new("attention_decode", format!("{}{choice}", attention::name(shape)), work, make)
+    };
+    [
+        case("", Plan::Mma(1, 1)).attention(shape),
+        case(" half-splits", Plan::Mma(1, 2)).variant(),
+        case(" double-splits", Plan::Mma(2, 1)).variant(),
+        case(" simple", Plan::Simple).variant(),
+    ]
+}
+
+impl Plan {
+    fn n_splits(self, n_multiprocessors: usize, shape: Attention) -> usize {
+        let Attention { n_heads, n_kv_heads, n_keys, .. } = shape;
+        match self {
+            Plan::Mma(times, over) => {
+                let n = attention_decode_mma::n_splits(n_multiprocessors, n_kv_heads, 1, n_keys);
+                (n * times / over).max(1)
+            }
+            // As the back end has it: two blocks a multiprocessor, at least 64 keys each.
+            Plan::Simple => (2 * n_multiprocessors).div_ceil(n_heads).min(n_keys.div_ceil(64)),
+        }
+    }
 }
 
 struct Decode {
     cache: Cache,
+    plan: Plan,
     n_splits: usize,
     q: Sets<f32>,
     y: Sets<f32>,
@@ -45,11 +73,12 @@ struct Decode {
 }
 
 impl Decode {
-    fn new(lab: &Lab, shape: Attention) -> Result<Self> {
+    fn new(lab: &Lab, shape: Attention, plan: Plan) -> Result<Self> {
         let cache = Cache::new(lab, shape)?;
         let n = attention::n_queries(shape);
-        let n_splits = n_splits(lab.n_multiprocessors(), shape.n_heads, shape.n_keys);
+        let n_splits = plan.n_splits(lab.n_multiprocessors(), shape);
         Ok(Decode {
+            plan,
             n_splits,
             q: lab.normal(cache.n_sets, n)?,
             y: lab.zeros(cache.n_sets, n)?,
@@ -74,21 +103,34 @@ impl Subject for Decode {
         let Attention { n_heads, n_kv_heads, head_dim, n_keys, .. } = self.cache.shape;
         let [n_heads, n_kv_heads, head_dim] = [n_heads, n_kv_heads, head_dim].map(|n| n as u32);
         let n_splits = self.n_splits as u32;
-        let parts = attention_decode_f16 {
-            part_out: self.part_out.get_mut(0),
-            part_ml: self.part_ml.get_mut(0),
-            q: self.q.get(set),
-            k_cache: self.cache.k.get(set),
-            v_cache: self.cache.v.get(set),
-            positions: &self.cache.positions,
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            n_ctx: n_keys as u32,
-            scale: attention::scale(self.cache.shape),
-            window: n_keys as u32,
-        };
-        device.launch(parts, Grid::xyz(n_heads, n_splits, 1))?;
+        macro_rules! launch {
+            ($kernel:ident, $n_heads:ident $(, $field:ident)*) => {
+                device.launch(
+                    $kernel {
+                        part_out: self.part_out.get_mut(0),
+                        part_ml: self.part_ml.get_mut(0),
+                        q: self.q.get(set),
+                        k_cache: self.cache.k.get(set),
+                        v_cache: self.cache.v.get(set),
+                        positions: &self.cache.positions,
+                        n_heads,
+                        n_kv_heads,
+                        $($field,)*
+                        n_ctx: n_keys as u32,
+                        scale: attention::scale(self.cache.shape),
+                        window: n_keys as u32,
+                    },
+                    Grid::xyz($n_heads, n_splits, 1),
+                )
+            };
+        }
+        match (self.plan, head_dim) {
+            (Plan::Simple, _) => launch!(attention_decode_f16, n_heads, head_dim),
+            (_, 64) => launch!(attention_decode_mma_f16_d64, n_kv_heads),
+            (_, 96) => launch!(attention_decode_mma_f16_d96, n_kv_heads),
+            (_, 128) => launch!(attention_decode_mma_f16_d128, n_kv_heads),
+            _ => unreachable!("a shape with heads of {head_dim}"),
+        }?;
         let merge = attention_merge_f32 {
             y: self.y.get_mut(set),
             part_out: self.part_out.get(0),

@@ -1,6 +1,6 @@
 //! Attention of one token and of many against the reference, and against each other.
 
-mod run;
+pub(super) mod run;
 
 use kernels_gpu::launch::Device;
 use testkit::compare::assert_within;

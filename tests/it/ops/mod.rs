@@ -30,6 +30,7 @@ macro_rules! on_hopper {
 
 mod add;
 mod attention;
+mod attention_decode_mma;
 mod attention_wgmma;
 mod bias;
 mod convert;

@@ -6,6 +6,7 @@
 //! their positions, and the choice of the next.
 
 mod accelerator;
+mod attention;
 mod choose;
 mod cuda;
 mod format;

@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use kernels_gpu::attention_decode::{self, attention_decode_f16, attention_merge_f32};
+use kernels_gpu::attention_decode;
 use kernels_gpu::attention_prefill::{
     self, attention_prefill_f16_d64, attention_prefill_f16_d128, attention_prefill_f16_d256,
 };
 use kernels_gpu::bias::{self, bias_add_f32, bias_blocks};
 use kernels_gpu::copy::{copy_blocks, copy_f32};
 use kernels_gpu::kv_cache::{kv_write_blocks, kv_write_f16};
-use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Launch, Purpose};
+use kernels_gpu::launch::{DeviceBuffer, DeviceSlice, Grid, Launch, Purpose};
 use kernels_gpu::rmsnorm::{rmsnorm_add_f32, rmsnorm_f32};
 use kernels_gpu::rope::{rope_adjacent_f32, rope_blocks, rope_half_f32};
 use kernels_gpu::sample::{advance, argmax_f32};
@@ -33,64 +33,12 @@ pub(super) const HEAD_DIM_MAX: usize = attention_decode::MAX_HEAD_DIM;
 /// reading, in tiles of 64 tokens and of 32 queries, most of which a few tokens would leave empty.
 const FEW_TOKENS: usize = 8;
 
-/// Keys that make a part of split attention worth a block.
-const SPLIT_KEYS_MIN: usize = 64;
-
 /// Blocks of a GEMV for each multiprocessor: one has enough loads in flight, and leaves room for the next kernel's.
 const GEMV_BLOCKS_PER_MULTIPROCESSOR: usize = 1;
 
 impl<D: Accelerator> Gpu<D> {
     fn launch<K: Launch>(&self, kernel: K, grid: Grid) -> Result<(), Error> {
         self.device.launch(kernel, grid).map_err(device_error)
-    }
-
-    /// Parts of an attention's keys. It depends on no position, so that one list of launches serves every step.
-    fn n_splits(&self, n_tokens: usize, n_heads: usize, n_ctx: usize) -> usize {
-        let blocks_wanted = 2 * self.device.n_multiprocessors();
-        blocks_wanted.div_ceil(n_heads * n_tokens).min(n_ctx.div_ceil(SPLIT_KEYS_MIN)).max(1)
-    }
-
-    /// Attention whose keys are dealt to several blocks.
-    fn attention_split(
-        &mut self,
-        y: &mut DeviceSlice<f32>,
-        q: &DeviceSlice<f32>,
-        cache: &GpuKvLayer,
-        shape: AttentionShape,
-        n_tokens: usize,
-    ) -> Result<(), Error> {
-        let AttentionShape { n_heads, n_kv_heads, head_dim, scale } = shape;
-        let n_ctx = cache.shape.n_ctx;
-        let n_splits = self.n_splits(n_tokens, n_heads, n_ctx);
-        let n_parts = n_tokens * n_heads * n_splits;
-        let Gpu { device, scratch, inputs, .. } = self;
-        let part_out = grown(device, &mut scratch.part_out, &mut scratch.outgrown, n_parts * head_dim)?;
-        let part_ml = grown(device, &mut scratch.part_ml, &mut scratch.outgrown, n_parts * 2)?;
-        let parts = attention_decode_f16 {
-            part_out: &mut *part_out,
-            part_ml: &mut *part_ml,
-            q,
-            k_cache: &cache.k,
-            v_cache: &cache.v,
-            positions: inputs.positions(n_tokens),
-            n_heads: u32_of(n_heads),
-            n_kv_heads: u32_of(n_kv_heads),
-            head_dim: u32_of(head_dim),
-            n_ctx: u32_of(n_ctx),
-            scale,
-            window: u32_of(n_ctx),
-        };
-        let grid = Grid::xyz(u32_of(n_heads), u32_of(n_splits), u32_of(n_tokens));
-        device.launch(parts, grid).map_err(device_error)?;
-        let merge = attention_merge_f32 {
-            y,
-            part_out,
-            part_ml,
-            n_heads: u32_of(n_heads),
-            n_splits: u32_of(n_splits),
-            head_dim: u32_of(head_dim),
-        };
-        device.launch(merge, Grid::xy(u32_of(n_heads), u32_of(n_tokens))).map_err(device_error)
     }
 
     /// Attention of many tokens.
@@ -135,23 +83,6 @@ impl<D: Accelerator> Gpu<D> {
             _ => launch!(attention_prefill_f16_d256),
         }
     }
-}
-
-/// A buffer of `n` elements: what is there, or a new one. The old one stays until the step's launches have run.
-fn grown<'a, D: Device>(
-    device: &D,
-    buffer: &'a mut Option<DeviceBuffer<f32>>,
-    outgrown: &mut Vec<DeviceBuffer<f32>>,
-    n: usize,
-) -> Result<&'a mut DeviceSlice<f32>, Error>
-where
-    D::Error: 'static,
-{
-    if buffer.as_ref().is_none_or(|buffer| buffer.len() < n) {
-        let new = device.alloc(n, Purpose::Other).map_err(device_error)?;
-        outgrown.extend(buffer.replace(new));
-    }
-    Ok(buffer.as_mut().expect("made above").slice_mut(0..n))
 }
 
 /// The first `n_tokens` rows of activations.

@@ -10,7 +10,7 @@ use testkit::compare::{F32_ROUNDING, gamma};
 use testkit::data::{Rng, widen_halves};
 use testkit::reference::{self, Variant, widen};
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Case {
     pub n_heads: usize,
     pub n_kv_heads: usize,
@@ -27,7 +27,7 @@ impl Case {
         self.variant.window.map_or(0, |window| end.saturating_sub(window))..end
     }
 
-    fn window(&self) -> u32 {
+    pub fn window(&self) -> u32 {
         self.variant.window.map_or(u32::MAX, |window| window as u32)
     }
 
@@ -41,7 +41,7 @@ impl Case {
         }
     }
 
-    fn scale(&self) -> f32 {
+    pub fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 }
@@ -49,10 +49,10 @@ impl Case {
 /// Queries and filled caches, the same values in two formats or one. Keys past the last position, and those that no
 /// query's window reaches, are NaN: whoever reads them is found out.
 pub struct Inputs {
-    q: Vec<f32>,
+    pub q: Vec<f32>,
     k: Vec<f64>,
     v: Vec<f64>,
-    cache: CacheData,
+    pub cache: CacheData,
 }
 
 pub enum CacheData {
@@ -66,7 +66,7 @@ pub struct Q8_0Data {
 }
 
 /// The places of a head that a query sees.
-fn seen(case: &Case) -> std::ops::Range<usize> {
+pub fn seen(case: &Case) -> std::ops::Range<usize> {
     case.keys(case.positions[0]).start..case.keys(*case.positions.last().unwrap()).end
 }
 
@@ -84,6 +84,24 @@ pub fn inputs_f16(case: &Case) -> Inputs {
     };
     let (k, v) = (cache(2.0), cache(1.0));
     Inputs { q, k: widen(&widen_halves(&k)), v: widen(&widen_halves(&v)), cache: CacheData::F16 { k, v } }
+}
+
+impl Inputs {
+    /// One head's query and keys with these first two elements and zeros, and values of equal elements.
+    pub fn of(
+        case: &Case,
+        q: [f32; 2],
+        key: impl Fn(usize) -> [f32; 2],
+        value: impl Fn(usize) -> f32,
+    ) -> Self {
+        assert_eq!((case.n_heads, case.n_kv_heads, case.positions.len()), (1, 1, 1));
+        let row = |first: [f32; 2]| [first.as_slice(), &vec![0.0; case.head_dim - 2]].concat();
+        let halves = |rows: Vec<f32>| rows.iter().map(|&x| f16::from_f32(x)).collect::<Vec<f16>>();
+        let k = halves((0..case.n_ctx).flat_map(|i| row(key(i))).collect());
+        let v = halves((0..case.n_ctx).flat_map(|i| vec![value(i); case.head_dim]).collect());
+        let [wide_k, wide_v] = [&k, &v].map(|halves| widen(&widen_halves(halves)));
+        Inputs { q: row(q), k: wide_k, v: wide_v, cache: CacheData::F16 { k, v } }
+    }
 }
 
 /// Any quants with scales that make values of the same size; the scales of unwritten places are NaN.
@@ -127,17 +145,49 @@ pub fn inputs_q8_0(case: &Case) -> Inputs {
 /// it moves, all of them together no more than the spread. The result is a quotient of two sums with these weights, each
 /// in chains no longer than the keys. A sink is one more score, without an error.
 pub fn reference_and_bound(case: &Case, inputs: &Inputs) -> (Vec<f64>, Vec<f64>) {
+    let n_keys = seen(case).len();
+    let n_rescales = n_keys.div_ceil(32) + 33;
+    let errors = Errors {
+        product: gamma(case.head_dim + 4),
+        query: 0.0,
+        weight_ulps: 2.0 + 3.0 * n_rescales as f64,
+        ulps_by_spread: 2.4,
+        lost_weight: 0.0,
+        sums: gamma(n_keys + 18),
+    };
+    reference_and_bound_of(case, inputs, &errors)
+}
+
+/// How a kernel rounds.
+pub struct Errors {
+    /// Error of a sum of products, for each unit of their magnitudes.
+    pub product: f64,
+    /// Absolute error of an element of a query.
+    pub query: f64,
+    /// Error of a weight, apart from its exponent's.
+    pub weight_ulps: f64,
+    /// Ulp that a weight's error grows by with each unit between the least and the largest score possible.
+    pub ulps_by_spread: f64,
+    /// Absolute error of a weight, when the largest is 1.
+    pub lost_weight: f64,
+    /// Relative error of a sum over the keys.
+    pub sums: f64,
+}
+
+/// The reference, and how far a computation with these errors may be from it: see [`reference_and_bound`].
+pub fn reference_and_bound_of(case: &Case, inputs: &Inputs, errors: &Errors) -> (Vec<f64>, Vec<f64>) {
     let Inputs { q, k, v, .. } = inputs;
     let (q, shape, variant) = (widen(q), case.reference_shape(), &case.variant);
     let mut expected = vec![0.0; q.len()];
     reference::attention_variant(&mut expected, &q, k, v, &case.positions, shape, variant);
     let magnitudes = |values: &[f64]| values.iter().map(|v| v.abs()).collect::<Vec<f64>>();
+    let v = magnitudes(v);
     let mut weighted = vec![0.0; q.len()];
-    reference::attention_variant(&mut weighted, &q, k, &magnitudes(v), &case.positions, shape, variant);
+    reference::attention_variant(&mut weighted, &q, k, &v, &case.positions, shape, variant);
 
-    let n_keys = seen(case).len();
     let ulp = 2.0 * F32_ROUNDING;
     let score = largest_score_magnitude(case, &q, k);
+    let of_query = largest_score_magnitude(case, &vec![errors.query; q.len()], k);
     let capped = variant.softcap.map_or(score, |cap| score.min(cap));
     let capping = variant.softcap.map_or(0.0, |_| 9.0 * ulp * capped);
     let sink = variant.sinks.iter().flatten().fold(0.0f64, |m, sink| match sink.is_finite() {
@@ -145,10 +195,12 @@ pub fn reference_and_bound(case: &Case, inputs: &Inputs) -> (Vec<f64>, Vec<f64>)
         false => m,
     });
     let spread = capped + capped.max(sink);
-    let n_rescales = (n_keys.div_ceil(32) + 33) as f64;
-    let weight =
-        2.0 * (gamma(case.head_dim + 4) * score + capping) + ulp * (2.0 + 2.4 * spread + 3.0 * n_rescales);
-    let bound = weighted.iter().map(|w| (2.0 * weight + 2.0 * gamma(n_keys + 18)) * w).collect();
+    let weight = 2.0 * (errors.product * score + of_query + capping)
+        + ulp * (errors.weight_ulps + errors.ulps_by_spread * spread);
+    // In the numerator and in the denominator, which is at least the largest weight. No value is above this:
+    let largest_value = v.iter().fold(0.0f64, |m, v| m.max(*v));
+    let lost = 2.0 * errors.lost_weight * seen(case).len() as f64 * largest_value;
+    let bound = weighted.iter().map(|w| (2.0 * weight + 2.0 * errors.sums) * w + lost).collect();
     (expected, bound)
 }
 
@@ -167,7 +219,7 @@ fn largest_score_magnitude(case: &Case, q: &[f64], k: &[f64]) -> f64 {
 }
 
 /// The sinks as the kernels take them, or what stands for none.
-fn sinks(case: &Case) -> Vec<f32> {
+pub fn sinks(case: &Case) -> Vec<f32> {
     match &case.variant.sinks {
         Some(sinks) => sinks.iter().map(|&sink| sink as f32).collect(),
         None => vec![f32::NEG_INFINITY; case.n_heads],
