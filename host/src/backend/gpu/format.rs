@@ -2,11 +2,13 @@
 
 use kernels_gpu::embedding::*;
 use kernels_gpu::gemm::*;
+use kernels_gpu::gemm_quant::plan::Plan;
 use kernels_gpu::gemv::{self, *};
 use kernels_gpu::launch::{Device, DeviceSlice, Grid};
 use kernels_gpu::quant::layout::GpuLayout;
 use kernels_gpu::quant::{self, QuantBlock};
 use kernels_gpu::repack::*;
+use kernels_gpu::simt::f16;
 
 use crate::gguf::GgmlType;
 
@@ -202,6 +204,35 @@ impl Format {
             [gemm_f32: F32, gemm_f16: F16, gemm_bf16: BF16, gemm_q4_0: Q4_0, gemm_q4_1: Q4_1, gemm_q5_0: Q5_0,
              gemm_q5_1: Q5_1, gemm_q8_0: Q8_0, gemm_q4_k: Q4_K, gemm_q5_k: Q5_K, gemm_q6_k: Q6_K, gemm_q2_k: Q2_K, gemm_q3_k: Q3_K, gemm_iq4_nl: IQ4_NL, gemm_iq4_xs: IQ4_XS, gemm_mxfp4: MXFP4],
             { y: y, w: w, x: x, n_tokens: u32_of(n_tokens), n_rows: u32_of(n_rows), n_cols: u32_of(n_cols) })
+    }
+
+    /// Whether [`Self::gemm_quant`] works.
+    pub fn has_gemm_quant(self) -> bool {
+        use GgmlType::*;
+        matches!(self.0, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q4_K | Q5_K | Q6_K)
+    }
+
+    /// The product of a plan, on Hopper; x and its scales from `narrow_f16`.
+    pub fn gemm_quant<D: Device>(
+        self,
+        device: &D,
+        plan: Plan,
+        y: &mut DeviceSlice<f32>,
+        w: &DeviceSlice<u8>,
+        x: (&DeviceSlice<f16>, &DeviceSlice<f32>),
+        parts: &mut DeviceSlice<f32>,
+    ) -> Result<(), D::Error> {
+        match self.0 {
+            GgmlType::Q4_0 => plan.launch::<quant::Q4_0, D>(device, y, w, x, parts),
+            GgmlType::Q4_1 => plan.launch::<quant::Q4_1, D>(device, y, w, x, parts),
+            GgmlType::Q5_0 => plan.launch::<quant::Q5_0, D>(device, y, w, x, parts),
+            GgmlType::Q5_1 => plan.launch::<quant::Q5_1, D>(device, y, w, x, parts),
+            GgmlType::Q8_0 => plan.launch::<quant::Q8_0, D>(device, y, w, x, parts),
+            GgmlType::Q4_K => plan.launch::<quant::Q4_K, D>(device, y, w, x, parts),
+            GgmlType::Q5_K => plan.launch::<quant::Q5_K, D>(device, y, w, x, parts),
+            GgmlType::Q6_K => plan.launch::<quant::Q6_K, D>(device, y, w, x, parts),
+            other => panic!("no kernel of Hopper for {}", other.name()),
+        }
     }
 }
 
