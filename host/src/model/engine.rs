@@ -106,7 +106,7 @@ pub trait Runner: Send {
 }
 
 /// How to set up an [`Engine`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct EngineOptions {
     /// Positions of the cache; by default what the model was trained for, but no more than `DEFAULT_MAX_CTX`.
     pub n_ctx: Option<usize>,
@@ -121,12 +121,6 @@ impl EngineOptions {
     pub const DEFAULT_MAX_CTX: usize = 8192;
     /// The default `n_batch` is not less.
     pub const DEFAULT_MIN_BATCH: usize = 512;
-}
-
-impl Default for EngineOptions {
-    fn default() -> Self {
-        EngineOptions { n_ctx: None, allow_longer_context: false, n_batch: None }
-    }
 }
 
 /// How far loading has come.
