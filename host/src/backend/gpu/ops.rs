@@ -8,6 +8,7 @@ use kernels_gpu::attention_prefill::{
 };
 use kernels_gpu::bias::{self, bias_add_f32, bias_blocks};
 use kernels_gpu::copy::{copy_blocks, copy_f32};
+use kernels_gpu::gemv::XOrder;
 use kernels_gpu::kv_cache::{kv_write_blocks, kv_write_f16};
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Launch, Purpose};
 use kernels_gpu::rmsnorm::{rmsnorm_add_f32, rmsnorm_f32};
@@ -17,7 +18,7 @@ use kernels_gpu::swiglu::{swiglu_blocks, swiglu_f32};
 
 use super::accelerator::{Accelerator, device_error};
 use super::choose::can_choose;
-use super::format::u32_of;
+use super::format::{ConvertedX, Format, u32_of};
 use super::weights::Arena;
 use super::{Gpu, GpuKvLayer, GpuMatrix, GpuVector};
 use crate::backend::{
@@ -36,8 +37,9 @@ const FEW_TOKENS: usize = 8;
 /// Keys that make a part of split attention worth a block.
 const SPLIT_KEYS_MIN: usize = 64;
 
-/// Blocks of a GEMV for each multiprocessor: one has enough loads in flight, and leaves room for the next kernel's.
-const GEMV_BLOCKS_PER_MULTIPROCESSOR: usize = 1;
+/// Blocks of a GEMV for each multiprocessor: as many as fit. While one waits for x or for its warps, the other works, and twice as
+/// much of the weights is on its way before x is there.
+const GEMV_BLOCKS_PER_MULTIPROCESSOR: usize = 2;
 
 impl<D: Accelerator> Gpu<D> {
     fn launch<K: Launch>(&self, kernel: K, grid: Grid) -> Result<(), Error> {
@@ -48,6 +50,48 @@ impl<D: Accelerator> Gpu<D> {
     fn n_splits(&self, n_tokens: usize, n_heads: usize, n_ctx: usize) -> usize {
         let blocks_wanted = 2 * self.device.n_multiprocessors();
         blocks_wanted.div_ceil(n_heads * n_tokens).min(n_ctx.div_ceil(SPLIT_KEYS_MIN)).max(1)
+    }
+
+    /// A product with a few vectors, converted now or by the last call.
+    fn matmul_few(
+        &mut self,
+        y: &mut DeviceSlice<f32>,
+        w: &GpuMatrix,
+        x: &DeviceSlice<f32>,
+        order: XOrder,
+        n_tokens: usize,
+        is_x_new: bool,
+    ) -> Result<(), Error> {
+        let Gpu { device, scratch, .. } = self;
+        let x_shape = [n_tokens, w.n_cols];
+        let [n_words, n_numbers] = ConvertedX::len(order, x_shape);
+        let words = grown(device, &mut scratch.x_words, &mut scratch.outgrown, n_words)?.cast_mut();
+        let numbers = grown(device, &mut scratch.x_numbers, &mut scratch.outgrown, n_numbers)?;
+        let x = if is_x_new {
+            ConvertedX::new(device, order, words, numbers, x, x_shape).map_err(device_error)?
+        } else {
+            ConvertedX::made(order, words, numbers, n_tokens)
+        };
+        let max_blocks = GEMV_BLOCKS_PER_MULTIPROCESSOR * device.n_multiprocessors();
+        let shape = [w.n_rows, w.n_cols];
+        w.format.gemv(device, y, w.piece.bytes(), x, shape, max_blocks).map_err(device_error)
+    }
+
+    /// A product with a few vectors and weights in f32, which are read for each of them.
+    fn matmul_f32_few(
+        &self,
+        y: &mut DeviceSlice<f32>,
+        w: &GpuMatrix,
+        x: &DeviceSlice<f32>,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        let (shape, max_blocks) = ([w.n_rows, w.n_cols], self.device.n_multiprocessors());
+        for token in 0..n_tokens {
+            let y = y.slice_mut(token * w.n_rows..(token + 1) * w.n_rows);
+            let x = x.slice(token * w.n_cols..(token + 1) * w.n_cols);
+            Format::gemv_f32(&self.device, y, w.piece.bytes(), x, shape, max_blocks).map_err(device_error)?;
+        }
+        Ok(())
     }
 
     /// Attention whose keys are dealt to several blocks.
@@ -293,20 +337,29 @@ impl<D: Accelerator> Backend for Gpu<D> {
         x: &DeviceBuffer<f32>,
         n_tokens: usize,
     ) -> Result<(), Error> {
-        let GpuMatrix { piece, format, n_rows, n_cols } = w;
-        let (y, x) = (rows_mut(y, n_tokens, *n_rows), rows(x, n_tokens, *n_cols));
-        let (bytes, shape) = (piece.bytes(), [*n_rows, *n_cols]);
-        let vectors = format.gemv_vectors();
-        if n_tokens > vectors.max(FEW_TOKENS) {
-            return format.gemm(&self.device, y, bytes, x, shape, n_tokens).map_err(device_error);
-        }
-        let max_blocks = GEMV_BLOCKS_PER_MULTIPROCESSOR * self.device.n_multiprocessors();
-        for first in (0..n_tokens).step_by(vectors) {
-            let tokens = first..n_tokens.min(first + vectors);
-            let y = y.slice_mut(tokens.start * n_rows..tokens.end * n_rows);
-            let x = x.slice(tokens.start * n_cols..tokens.end * n_cols);
-            let shape = [tokens.len(), *n_rows, *n_cols];
-            format.gemv(&self.device, y, bytes, x, shape, max_blocks).map_err(device_error)?;
+        self.matmul_each([y], [w], x, n_tokens)
+    }
+
+    fn matmul_each<const N: usize>(
+        &mut self,
+        ys: [&mut DeviceBuffer<f32>; N],
+        ws: [&GpuMatrix; N],
+        x: &DeviceBuffer<f32>,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        // What x was last converted to.
+        let mut converted = None;
+        for (y, w) in ys.into_iter().zip(ws) {
+            let (y, x) = (rows_mut(y, n_tokens, w.n_rows), rows(x, n_tokens, w.n_cols));
+            if n_tokens > w.format.gemv_vectors().max(FEW_TOKENS) {
+                let (bytes, shape) = (w.piece.bytes(), [w.n_rows, w.n_cols]);
+                w.format.gemm(&self.device, y, bytes, x, shape, n_tokens).map_err(device_error)?;
+            } else if let Some(order) = w.format.x_order() {
+                self.matmul_few(y, w, x, order, n_tokens, converted != Some(order))?;
+                converted = Some(order);
+            } else {
+                self.matmul_f32_few(y, w, x, n_tokens)?;
+            }
         }
         Ok(())
     }
