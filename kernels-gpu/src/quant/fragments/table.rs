@@ -39,11 +39,9 @@ const fn swapped(word: u32) -> u32 {
 /// The lower nibbles of a word's bytes in its lower half, the upper ones in its upper half.
 #[inline(always)]
 fn parted(word: u32) -> u32 {
-    let gather = |nibbles: u32| {
-        let pairs = (nibbles | nibbles >> 4) & 0x00ff_00ff;
-        (pairs | pairs >> 8) & 0xffff
-    };
-    gather(word & 0x0f0f_0f0f) | gather(word >> 4 & 0x0f0f_0f0f) << 16
+    // Pairs in bytes 0 and 2.
+    let pairs = |nibbles: u32| nibbles | nibbles >> 4;
+    math::byte_perm(pairs(word & 0x0f0f_0f0f), pairs(word >> 4 & 0x0f0f_0f0f), 0x6420)
 }
 
 /// Zeros instead of negative zeros.
