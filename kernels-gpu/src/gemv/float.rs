@@ -80,7 +80,7 @@ float_product!(BF16, BF16, bf16x2, mma_m16n8k16_bf16, scales_x: false, error: [B
 /// `nt`: part p (hi, lo) of vector v. The columns of four vectors are turned by the step.
 #[inline(always)]
 fn b_place<const V: usize>(step: usize, n_matrices: usize, nt: usize, n: usize, c: usize) -> usize {
-    let n = if V == 1 { n } else { n ^ step % STEPS };
+    let n = if V == 1 { n } else { n ^ (step % STEPS) };
     (((step * n_matrices + nt) * 2 * V) + n) * 8 + 2 * c
 }
 
