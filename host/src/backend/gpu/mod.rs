@@ -133,6 +133,9 @@ impl Inputs {
 struct Scratch {
     part_out: Option<DeviceBuffer<f32>>, // [n_tokens, n_heads, n_splits, head_dim]
     part_ml: Option<DeviceBuffer<f32>>,  // [n_tokens, n_heads, n_splits, 2]
+    /// The vectors of a product, converted: see `ConvertedX`.
+    x_words: Option<DeviceBuffer<f32>>,
+    x_numbers: Option<DeviceBuffer<f32>>,
     /// Buffers that launches of this step use, and that are too small for later ones.
     outgrown: Vec<DeviceBuffer<f32>>,
 }
