@@ -82,7 +82,7 @@ impl Model {
         let runner = device
             .load(Arc::clone(&file), &gguf, engine_options, progress)
             .map_err(|source| Error::Model { path: path.clone(), source })?;
-        Ok(Model { path, tokenizer, template, notice, session: Session::new(runner, n_batch) })
+        Ok(Model { path, tokenizer, template, notice, session: Session::new(runner) })
     }
 
     /// Continues `prompt`. What the cache still holds of it from the last generation is not computed again.

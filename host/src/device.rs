@@ -123,11 +123,11 @@ impl Device {
     }
 
     /// Tokens of a prompt to compute at once: enough for matrix products at full speed, few enough for a generation to be
-    /// cancelled between two batches within a fraction of a second.
-    pub fn n_batch(&self) -> usize {
+    /// cancelled between two batches within a fraction of a second. None where the back end knows best.
+    pub fn n_batch(&self) -> Option<usize> {
         match self.kind {
-            Kind::Cpu(_) | Kind::Emulator(_) => 64,
-            Kind::Cuda(_) => 512,
+            Kind::Cpu(_) | Kind::Emulator(_) => Some(64),
+            Kind::Cuda(_) => None,
         }
     }
 

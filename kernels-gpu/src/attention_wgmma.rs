@@ -57,7 +57,7 @@ macro_rules! entry {
         ///
         /// y = softmax(q·Kᵀ · scale, keys up to each query's own position)·V. `y [n_tokens, n_heads, head_dim]`,
         /// `q [n_tokens, n_heads · head_dim]`; `k_cache`, `v_cache [n_kv_heads · n_ctx, head_dim]`, already holding the new
-        /// tokens; `positions [n_tokens]`; `next [1]`, zero before and after. Query head h reads the keys of head h · n_kv_heads / n_heads. Scores and sums in
+        /// tokens; `positions [n_tokens]`; `next [1]`, zero before and after. y is f32, the others f16. Query head h reads the keys of head h · n_kv_heads / n_heads. Scores and sums in
         /// f32, weights in f16.
         ///
         /// Grid: any number of blocks up to n_heads · ⌈n_tokens / 128⌉, best one a multiprocessor.
@@ -69,7 +69,7 @@ macro_rules! entry {
         /// blocks end together; (5) so many heads at a time as have room for their keys in the second-level cache.
         #[kernel(threads = THREADS, shared = shared_bytes($dim), min_blocks = 1, pdl, sm_90a)]
         pub fn $name(
-            y: Out<f16>,
+            y: Out<f32>,
             q: InBoxes<f16, TILE_QUERIES>,
             k_cache: InBoxes<f16, TILE_KEYS>,
             v_cache: InBoxes<f16, TILE_KEYS>,
@@ -165,7 +165,7 @@ impl<const BOXES: usize> Tiles<BOXES> {
 #[inline(always)]
 #[track_caller]
 fn attention<const DIM: usize, const SUMS: usize, const BOXES: usize>(
-    y: Out<f16>,
+    y: Out<f32>,
     q: InBoxes<f16, TILE_QUERIES>,
     k_cache: InBoxes<f16, TILE_KEYS>,
     v_cache: InBoxes<f16, TILE_KEYS>,
@@ -350,7 +350,7 @@ impl<const BOXES: usize, const SUMS: usize> Consumer<BOXES, SUMS> {
     /// Stores the quotients of sums for tokens `token` and `token + 8`.
     #[inline(always)]
     #[track_caller]
-    fn store<const DIM: usize>(&self, y: Out<f16>, head: u32, token: u32, shape: Shape) {
+    fn store<const DIM: usize>(&self, y: Out<f32>, head: u32, token: u32, shape: Shape) {
         for half in 0..2 {
             let token = token + 8 * half as u32;
             let sum = self.softmax.sum[half];
@@ -362,9 +362,10 @@ impl<const BOXES: usize, const SUMS: usize> Consumer<BOXES, SUMS> {
                 let start = row * DIM + 2 * (warp::lane_id() % 4) as usize;
                 for group in 0..SUMS / 4 {
                     let i = 4 * group + 2 * half;
-                    let pair =
-                        [self.sums.get(i), self.sums.get(i + 1)].map(|sum| f16::from_f32(sum * factor));
-                    y.store(start + 8 * group, pair);
+                    y.store(
+                        start + 8 * group,
+                        [self.sums.get(i), self.sums.get(i + 1)].map(|sum| sum * factor),
+                    );
                 }
             }
         }
@@ -375,7 +376,7 @@ impl<const BOXES: usize, const SUMS: usize> Consumer<BOXES, SUMS> {
 #[inline(always)]
 #[track_caller]
 fn consume<const DIM: usize, const SUMS: usize, const BOXES: usize>(
-    y: Out<f16>,
+    y: Out<f32>,
     positions: In<u32>,
     tiles: Tiles<BOXES>,
     shape: Shape,

@@ -3,7 +3,8 @@
 //! Reading the weights takes all the time there is, so everything else hides behind it. A block owns tiles of 16 rows (see
 //! [`crate::quant::fragments`]); its warps share the columns and fetch their tiles some steps ahead into shared memory, across
 //! the tiles of rows too. The tensor cores multiply, since at four bits a weight there is no time for a multiply-add
-//! each: `quant` says how with integers, `float` how with 16-bit floats.
+//! each: `quant` says how with integers, `float` how with 16-bit floats. They take the vectors in another form and order, into
+//! which a launch of its own brings them: see [`gemv_x`](self::gemv_x_f16) and the like.
 
 use core::marker::PhantomData;
 
@@ -17,8 +18,10 @@ use crate::simt::shared;
 mod f32;
 mod float;
 mod quant;
+mod x;
 
 pub use self::f32::*;
+pub use self::x::*;
 
 /// Threads of a block.
 pub const THREADS: u32 = 256;
@@ -51,9 +54,8 @@ pub trait Product: Fragments {
     const PRODUCT_CHAIN: usize;
     const TILE_CHAIN: usize;
 
-    /// Brings columns `first_col` to `first_col + n_tiles · TILE_COLS` of all vectors to shared memory, zeros where there are
-    /// none. The whole block comes here.
-    fn fill_x<const V: usize, const NT: usize>(x_tile: XTile, x: X, first_col: usize, n_tiles: usize);
+    /// The order of converted vectors, which formats share.
+    const X_ORDER: XOrder;
 
     /// Adds the products of a tile and x: `sums[nt]` are those of rows g and g + 8, with the one vector (V = 1) or with vector
     /// 4 nt + c. `col_tile` counts from the first that is in shared memory.
@@ -65,10 +67,11 @@ pub trait Product: Fragments {
     );
 }
 
-/// The vectors in global memory: `[n_vectors, n_cols]`.
+/// The converted vectors in global memory.
 #[derive(Clone, Copy)]
-pub struct X {
-    x: In<f32>,
+struct X {
+    words: In<u32>,
+    numbers: In<f32>,
     n_vectors: usize,
     n_cols: usize,
 }
@@ -131,19 +134,19 @@ macro_rules! entries {
     ($($block:ident: $one:ident, $four:ident, $eight:ident, $sixteen:ident, $name:literal;)+) => {$(
         #[doc = concat!("`y[o] = Σ w[o, k] · x[k]`, with weights in ", $name, ".")]
         ///
-        /// `y [n_rows]`, `w [n_rows, n_cols]` in the GPU's layout, `x [n_cols]`. The order of additions depends on `n_cols`
+        /// `y [n_rows]`, `w [n_rows, n_cols]` in the GPU's layout, `x [n_cols]`, converted: words and numbers as many as
+        /// [`gemv_x_len`] says, in the order of [`Product::X_ORDER`]. The order of additions depends on `n_cols`
         /// alone; how x is rounded, [`Product::X_ERROR`] says.
         ///
         /// Grid: any number of blocks, best [`gemv_blocks`]; block b works on rows 16 b to 16 b + 15, then on those
         /// 16 · gridDim further, and so on.
-        /// Requires: `n_cols` a multiple of the format's block; for quantised formats x on 16 bytes; weights that no kernel
-        /// still in flight writes.
+        /// Requires: `n_cols` a multiple of the format's block; x on 16 bytes; weights that no kernel still in flight writes.
         /// Fast because: (1) a warp fetches whole tiles of consecutive bytes, 16 a lane, some tiles ahead, across rows too;
         /// (2) the first are on their way before the previous kernel has ended; (3) the tensor cores multiply, and what a
         /// lane does for a weight itself is less than one instruction; (4) nothing is read or written with bank conflicts.
         #[kernel(threads = THREADS, shared = shared_bytes::<$block>(1), min_blocks = 2, pdl)]
-        pub fn $one(y: InOut<f32>, w: In<u8>, x: In<f32>, n_rows: u32, n_cols: u32) {
-            let x = X { x, n_vectors: 1, n_cols: n_cols as usize };
+        pub fn $one(y: InOut<f32>, w: In<u8>, x: In<u32>, x_numbers: In<f32>, n_rows: u32, n_cols: u32) {
+            let x = X { words: x, numbers: x_numbers, n_vectors: 1, n_cols: n_cols as usize };
             gemv::<$block, 1, 1>(y, w, x, n_rows as usize);
         }
 
@@ -154,10 +157,18 @@ macro_rules! entries {
     (@several $block:ident, $kernel:ident, $one:ident, $name:literal, $n:literal, $nt:literal, $blocks:literal) => {
         #[doc = concat!("As [`", stringify!($one), "`] with up to ", stringify!($n), " vectors: `y[t, o] = Σ w[o, k] · x[t, k]`.")]
         ///
-        /// `y [n_vectors, n_rows]`, `x [n_vectors, n_cols]`.
+        /// `y [n_vectors, n_rows]`, `x [n_vectors, n_cols]`, converted for that many.
         #[kernel(threads = THREADS, shared = shared_bytes::<$block>($n), min_blocks = $blocks, pdl)]
-        pub fn $kernel(y: InOut<f32>, w: In<u8>, x: In<f32>, n_vectors: u32, n_rows: u32, n_cols: u32) {
-            let x = X { x, n_vectors: n_vectors as usize, n_cols: n_cols as usize };
+        pub fn $kernel(
+            y: InOut<f32>,
+            w: In<u8>,
+            x: In<u32>,
+            x_numbers: In<f32>,
+            n_vectors: u32,
+            n_rows: u32,
+            n_cols: u32,
+        ) {
+            let x = X { words: x, numbers: x_numbers, n_vectors: n_vectors as usize, n_cols: n_cols as usize };
             gemv::<$block, 4, $nt>(y, w, x, n_rows as usize);
         }
     };
@@ -202,7 +213,7 @@ fn gemv<Q: Product, const V: usize, const NT: usize>(y: InOut<f32>, w: In<u8>, x
     while first < work.col_tiles {
         let n_tiles = work.tiles_from(first);
         thread::sync_threads();
-        Q::fill_x::<V, NT>(x_tile, x, first as usize * Q::TILE_COLS, n_tiles as usize);
+        copy_x::<Q, V, NT>(x_tile, x, first as usize * Q::TILE_COLS, n_tiles as usize * Q::TILE_COLS);
         thread::sync_threads();
         let mut row_tile = thread::block_idx_x();
         while row_tile < work.row_tiles {
@@ -230,6 +241,43 @@ fn gemv<Q: Product, const V: usize, const NT: usize>(y: InOut<f32>, w: In<u8>, x
             row_tile += thread::grid_dim_x();
         }
         first += n_tiles;
+    }
+}
+
+/// 16-byte pieces of x that a thread has on their way at once.
+const X_PIECES: usize = X_BYTES / 16 / THREADS as usize;
+
+/// Brings columns `first_col` to `first_col + n_cols` of all vectors to shared memory. Not by asynchronous copies: to wait for
+/// these is to wait for all the tiles begun before.
+#[inline(always)]
+fn copy_x<Q: Product, const V: usize, const NT: usize>(x_tile: XTile, x: X, first_col: usize, n_cols: usize) {
+    let words = |n_cols: usize| n_cols * V * NT * Q::X_ELEMENT_BYTES / 4;
+    let (start, n_words) = (words(first_col), words(n_cols));
+    let first = thread::thread_idx_x() as usize * 4;
+    let mut pieces = [[0; 4]; X_PIECES];
+    let mut turn = 0;
+    while turn < X_PIECES {
+        let word = first + turn * THREADS as usize * 4;
+        if word < n_words {
+            pieces[turn] = x.words.load::<4>(start + word);
+        }
+        turn += 1;
+    }
+    let numbers = |n_cols: usize| n_cols / Q::X_SCALE_COLS * V * NT * Q::X_NUMBERS;
+    let (start, n_numbers) = (numbers(first_col), numbers(n_cols));
+    // Past the last one there may be others, or the padding, up to whole pieces.
+    let mut number = first;
+    while number < n_numbers {
+        x_tile.numbers.store::<4>(number, x.numbers.load::<4>(start + number));
+        number += THREADS as usize * 4;
+    }
+    let mut turn = 0;
+    while turn < X_PIECES {
+        let word = first + turn * THREADS as usize * 4;
+        if word < n_words {
+            x_tile.words.store::<4>(word, pieces[turn]);
+        }
+        turn += 1;
     }
 }
 

@@ -42,7 +42,7 @@ fn rmsnorm_states_its_launch() {
     let kernels = all_kernels();
     let rmsnorm = kernels.iter().find(|kernel| kernel.name == "rmsnorm_f32").unwrap();
     assert_eq!((rmsnorm.threads, rmsnorm.shared_bytes), (256, 128));
-    assert_eq!((rmsnorm.min_blocks, rmsnorm.max_regs, rmsnorm.cluster), (None, None, None));
+    assert_eq!((rmsnorm.min_blocks, rmsnorm.max_regs, rmsnorm.cluster), (Some(4), None, None));
     let params: Vec<_> = rmsnorm.params.iter().map(|p| (p.name, p.kind, p.ty, p.bytes)).collect();
     let expected = [
         ("y", ParamKind::Out, "f32", 4),

@@ -3,14 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use oxwarp::backend::gpu::{Gpu, GpuOptions};
+use oxwarp::backend::gpu::{Accelerator, Gpu, GpuOptions};
 use oxwarp::backend::{self, Memory};
 use oxwarp::cuda::VramUse;
 use oxwarp::gguf::{Gguf, MappedFile};
 use oxwarp::model::{Engine, EngineOptions, Error, Runner};
 
 use crate::cuda::{gpu, open};
-use crate::emulator_models::{BOUNDS, LENGTHS, check_steps_after_prompts};
+use crate::emulator_models::{
+    BOUNDS, CACHE_BOUND, HOPPER_BOUNDS, HOPPER_CACHE_BOUND, LENGTHS, check_steps_after_prompts,
+};
 use crate::golden;
 
 fn on_gpu(path: &Path, options: EngineOptions) -> Result<Box<dyn Runner>, Error> {
@@ -20,8 +22,8 @@ fn on_gpu(path: &Path, options: EngineOptions) -> Result<Box<dyn Runner>, Error>
 
 #[test]
 fn forced_logits() {
-    let Some(_) = gpu() else { return };
-    golden::check_forced(&on_gpu, BOUNDS);
+    let Some(gpu) = gpu() else { return };
+    golden::check_forced(&on_gpu, if gpu.is_hopper() { HOPPER_BOUNDS } else { BOUNDS });
 }
 
 #[test]
@@ -38,16 +40,17 @@ fn sampled_tokens() {
 
 #[test]
 fn demo_model() {
-    let Some(_) = gpu() else { return };
-    golden::check_demo(&on_gpu, BOUNDS);
+    let Some(gpu) = gpu() else { return };
+    golden::check_demo(&on_gpu, if gpu.is_hopper() { HOPPER_BOUNDS } else { BOUNDS });
 }
 
 #[test]
 fn a_step_after_a_prompt_gives_what_a_longer_prompt_gives() {
-    let Some(_) = gpu() else { return };
-    check_steps_after_prompts(&on_gpu, "models/stories260K.F32.gguf", &LENGTHS);
+    let Some(gpu) = gpu() else { return };
+    let bound = if gpu.is_hopper() { HOPPER_CACHE_BOUND } else { CACHE_BOUND };
+    check_steps_after_prompts(&on_gpu, "models/stories260K.F32.gguf", &LENGTHS, bound);
     for file in ["rnd-llama.Q8_0", "rnd-llama-k.Q4_K_M", "rnd-llama-tied.F32", "rnd-qwen2.Q4_K_M"] {
-        check_steps_after_prompts(&on_gpu, &format!("models/{file}.gguf"), &LENGTHS);
+        check_steps_after_prompts(&on_gpu, &format!("models/{file}.gguf"), &LENGTHS, bound);
     }
 }
 

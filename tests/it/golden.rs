@@ -142,10 +142,27 @@ pub fn check_forced(factory: Factory<'_>, bounds: Bounds) {
     check_forced_start(factory, bounds, usize::MAX);
 }
 
+/// As [`check_forced`], of some files.
+pub fn check_forced_files(factory: Factory<'_>, bounds: Bounds, names: &[&str]) {
+    check_forced_models(factory, bounds, usize::MAX, named(names));
+}
+
+/// The supported models of these names.
+fn named(names: &[&str]) -> Vec<Golden> {
+    let is_named = |model: &Golden| names.iter().any(|name| model.file == format!("models/{name}.gguf"));
+    let models: Vec<Golden> = supported().into_iter().filter(is_named).collect();
+    assert_eq!(models.len(), names.len(), "{names:?}");
+    models
+}
+
 /// As [`check_forced`], for the first `n_tokens_max` positions.
 pub fn check_forced_start(factory: Factory<'_>, bounds: Bounds, n_tokens_max: usize) {
+    check_forced_models(factory, bounds, n_tokens_max, supported());
+}
+
+fn check_forced_models(factory: Factory<'_>, bounds: Bounds, n_tokens_max: usize, models: Vec<Golden>) {
     let mut failures = Vec::new();
-    for model in supported() {
+    for model in models {
         let mut runner = factory(&model.path(), EngineOptions::default()).unwrap();
         assert_eq!(runner.n_vocab(), model.n_vocab, "{}", model.file);
         let tokens = &model.forced.tokens;
@@ -175,7 +192,16 @@ pub fn check_forced_start(factory: Factory<'_>, bounds: Bounds, n_tokens_max: us
 
 /// The greedy tokens, chosen on the host from each step's logits and by the back end itself.
 pub fn check_greedy(factory: Factory<'_>) {
-    for model in supported() {
+    check_greedy_models(factory, supported());
+}
+
+/// As [`check_greedy`], of some files.
+pub fn check_greedy_files(factory: Factory<'_>, names: &[&str]) {
+    check_greedy_models(factory, named(names));
+}
+
+fn check_greedy_models(factory: Factory<'_>, models: Vec<Golden>) {
+    for model in models {
         let mut runner = factory(&model.path(), EngineOptions::default()).unwrap();
         assert_eq!(model.greedy.tokens.len(), 32, "{}", model.file);
         check_greedy_run(&mut *runner, &model.greedy, &model.file);

@@ -59,11 +59,11 @@ impl Cache {
     }
 
     /// Compares results on set 0 with the reference, a head at a time.
-    pub fn check<T: Number>(
+    pub fn check<Y: Number, Q: Number>(
         &self,
         device: &Cuda,
-        y: &DeviceSlice<T>,
-        q: &DeviceSlice<T>,
+        y: &DeviceSlice<Y>,
+        q: &DeviceSlice<Q>,
         allowed: f64,
     ) -> Result<Check> {
         let Attention { n_heads, n_kv_heads, head_dim, n_tokens, n_keys } = self.shape;

@@ -1,4 +1,5 @@
-//! `gemv`: every format at the shapes of an 8B model and a large head; some with several vectors.
+//! `gemv`: every format at the shapes of an 8B model and a large head; some with several vectors. What is measured is the
+//! conversion of the vectors and the product, two launches.
 
 use kernels_gpu::gemv::*;
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Purpose};
@@ -17,34 +18,60 @@ use crate::error::Result;
 use crate::lab::{Lab, Sets};
 use crate::vendor::{Operand, Product};
 
-/// Rows and columns: output, gate and up, down, one of gate and up, a head.
-const SHAPES: [[usize; 2]; 5] = [[4096, 4096], [28672, 4096], [4096, 14336], [14336, 4096], [128_256, 4096]];
+/// Rows and columns: output, q with k and v, gate and up, down, one of gate and up, a head.
+const SHAPES: [[usize; 2]; 6] =
+    [[4096, 4096], [6144, 4096], [28672, 4096], [4096, 14336], [14336, 4096], [128_256, 4096]];
 /// Blocks for each multiprocessor, as the back end launches them; and other numbers, for comparison.
-const BLOCKS_PER_MULTIPROCESSOR: usize = 1;
-const OTHER_BLOCKS: [usize; 1] = [2];
+const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
+const OTHER_BLOCKS: [usize; 1] = [1];
 /// Rows that are compared with the reference.
 const CHECKED_ROWS: usize = 256;
 
-/// y, w, x, the grid, n_vectors, n_rows, n_cols.
-type Launch = fn(
-    &Cuda,
-    &mut DeviceSlice<f32>,
-    &DeviceSlice<u8>,
-    &DeviceSlice<f32>,
-    Grid,
-    [u32; 3],
-) -> Result<(), Error>;
+/// The arguments of a launch.
+struct Args<'a> {
+    y: &'a mut DeviceSlice<f32>,
+    w: &'a DeviceSlice<u8>,
+    x: &'a DeviceSlice<f32>,
+    /// Room for x converted.
+    x_words: &'a mut DeviceSlice<u32>,
+    x_numbers: &'a mut DeviceSlice<f32>,
+    shape: [u32; 3],
+}
+
+/// Converts x where the format wants it, and multiplies, on a grid.
+type Launch = fn(&Cuda, Args<'_>, Grid) -> Result<(), Error>;
+
+/// f32, with x as it is.
+fn launch_f32(device: &Cuda, args: Args<'_>, grid: Grid) -> Result<(), Error> {
+    let Args { y, w, x, shape: [_, n_rows, n_cols], .. } = args;
+    device.launch(gemv_f32 { y, w, x, n_rows, n_cols }, grid)
+}
+
+macro_rules! convert {
+    ($device:ident, $convert:ident, $max_vectors:literal, $x:ident, $words:ident, $numbers:ident, $n_vectors:expr, $n_cols:ident) => {{
+        let grid = Grid::x(gemv_x_blocks($max_vectors, $n_cols as usize) as u32);
+        let (words, numbers) = (&mut *$words, &mut *$numbers);
+        let (n_vectors, max_vectors, n_cols) = ($n_vectors, $max_vectors, $n_cols);
+        $device.launch($convert { words, numbers, x: $x, n_vectors, max_vectors, n_cols }, grid)?;
+    }};
+}
 
 macro_rules! one {
-    ($kernel:ident) => {
-        |device, y, w, x, grid, [_, n_rows, n_cols]| device.launch($kernel { y, w, x, n_rows, n_cols }, grid)
+    ($kernel:ident, $convert:ident) => {
+        |device, args, grid| {
+            let Args { y, w, x, x_words, x_numbers, shape: [_, n_rows, n_cols] } = args;
+            convert!(device, $convert, 1, x, x_words, x_numbers, 1, n_cols);
+            device.launch($kernel { y, w, x: x_words, x_numbers, n_rows, n_cols }, grid)
+        }
     };
 }
 
 macro_rules! several {
-    ($kernel:ident) => {
-        |device, y, w, x, grid, [n_vectors, n_rows, n_cols]| {
-            device.launch($kernel { y, w, x, n_vectors, n_rows, n_cols }, grid)
+    ($kernel:ident, $max_vectors:literal, $convert:ident) => {
+        |device, args, grid| {
+            let Args { y, w, x, x_words, x_numbers, shape: [n_vectors, n_rows, n_cols] } = args;
+            convert!(device, $convert, $max_vectors, x, x_words, x_numbers, n_vectors, n_cols);
+            device.launch($kernel { y, w, x: x_words, x_numbers, n_vectors, n_rows, n_cols }, grid)
         }
     };
 }
@@ -56,29 +83,41 @@ pub fn cases() -> Vec<Case> {
 fn of_shape([n_rows, n_cols]: [usize; 2]) -> Vec<Case> {
     let one = [1, n_rows, n_cols];
     let mut cases = vec![
-        case::<F32>(one, one!(gemv_f32), None, allowed::F32),
-        case::<F16>(one, one!(gemv_f16), Some(peer::<f16>), allowed::tensor_cores(n_cols)),
-        case::<BF16>(one, one!(gemv_bf16), Some(peer::<bf16>), allowed::tensor_cores(n_cols)),
-        case::<Q4_0>(one, one!(gemv_q4_0), None, allowed::FIXED_POINT),
-        case::<Q4_1>(one, one!(gemv_q4_1), None, allowed::FIXED_POINT),
-        case::<Q5_0>(one, one!(gemv_q5_0), None, allowed::FIXED_POINT),
-        case::<Q5_1>(one, one!(gemv_q5_1), None, allowed::FIXED_POINT),
-        case::<Q8_0>(one, one!(gemv_q8_0), None, allowed::FIXED_POINT),
-        case::<Q4_K>(one, one!(gemv_q4_k), None, allowed::FIXED_POINT),
-        case::<Q5_K>(one, one!(gemv_q5_k), None, allowed::FIXED_POINT),
-        case::<Q6_K>(one, one!(gemv_q6_k), None, allowed::FIXED_POINT),
-        case::<Q2_K>(one, one!(gemv_q2_k), None, allowed::FIXED_POINT),
-        case::<Q3_K>(one, one!(gemv_q3_k), None, allowed::FIXED_POINT),
-        case::<IQ4_NL>(one, one!(gemv_iq4_nl), None, allowed::FIXED_POINT),
-        case::<IQ4_XS>(one, one!(gemv_iq4_xs), None, allowed::FIXED_POINT),
-        case::<MXFP4>(one, one!(gemv_mxfp4), None, allowed::FIXED_POINT),
+        case::<F32>(one, launch_f32, None, allowed::F32),
+        case::<F16>(one, one!(gemv_f16, gemv_x_f16), Some(peer::<f16>), allowed::tensor_cores(n_cols)),
+        case::<BF16>(one, one!(gemv_bf16, gemv_x_bf16), Some(peer::<bf16>), allowed::tensor_cores(n_cols)),
+        case::<Q4_0>(one, one!(gemv_q4_0, gemv_x_32), None, allowed::FIXED_POINT),
+        case::<Q4_1>(one, one!(gemv_q4_1, gemv_x_32_sums), None, allowed::FIXED_POINT),
+        case::<Q5_0>(one, one!(gemv_q5_0, gemv_x_32), None, allowed::FIXED_POINT),
+        case::<Q5_1>(one, one!(gemv_q5_1, gemv_x_32_sums), None, allowed::FIXED_POINT),
+        case::<Q8_0>(one, one!(gemv_q8_0, gemv_x_32), None, allowed::FIXED_POINT),
+        case::<Q4_K>(one, one!(gemv_q4_k, gemv_x_32_sums), None, allowed::FIXED_POINT),
+        case::<Q5_K>(one, one!(gemv_q5_k, gemv_x_32_sums), None, allowed::FIXED_POINT),
+        case::<Q6_K>(one, one!(gemv_q6_k, gemv_x_16), None, allowed::FIXED_POINT),
+        case::<Q2_K>(one, one!(gemv_q2_k, gemv_x_16_sums), None, allowed::FIXED_POINT),
+        case::<Q3_K>(one, one!(gemv_q3_k, gemv_x_16), None, allowed::FIXED_POINT),
+        case::<IQ4_NL>(one, one!(gemv_iq4_nl, gemv_x_32), None, allowed::FIXED_POINT),
+        case::<IQ4_XS>(one, one!(gemv_iq4_xs, gemv_x_32), None, allowed::FIXED_POINT),
+        case::<MXFP4>(one, one!(gemv_mxfp4, gemv_x_32), None, allowed::FIXED_POINT),
     ];
     for n_vectors in [2, 4, 8, 16] {
         let shape = [n_vectors, n_rows, n_cols];
         let (f16, q4_k, q8_0): (Launch, Launch, Launch) = match n_vectors {
-            ..=4 => (several!(gemv_f16_n4), several!(gemv_q4_k_n4), several!(gemv_q8_0_n4)),
-            5..=8 => (several!(gemv_f16_n8), several!(gemv_q4_k_n8), several!(gemv_q8_0_n8)),
-            _ => (several!(gemv_f16_n16), several!(gemv_q4_k_n16), several!(gemv_q8_0_n16)),
+            ..=4 => (
+                several!(gemv_f16_n4, 4, gemv_x_f16),
+                several!(gemv_q4_k_n4, 4, gemv_x_32_sums),
+                several!(gemv_q8_0_n4, 4, gemv_x_32),
+            ),
+            5..=8 => (
+                several!(gemv_f16_n8, 8, gemv_x_f16),
+                several!(gemv_q4_k_n8, 8, gemv_x_32_sums),
+                several!(gemv_q8_0_n8, 8, gemv_x_32),
+            ),
+            _ => (
+                several!(gemv_f16_n16, 16, gemv_x_f16),
+                several!(gemv_q4_k_n16, 16, gemv_x_32_sums),
+                several!(gemv_q8_0_n16, 16, gemv_x_32),
+            ),
         };
         cases.push(case::<F16>(shape, f16, None, allowed::tensor_cores(n_cols)));
         cases.push(case::<Q4_K>(shape, q4_k, None, allowed::FIXED_POINT));
@@ -88,12 +127,12 @@ fn of_shape([n_rows, n_cols]: [usize; 2]) -> Vec<Case> {
         let (fixed, sixteen) = (allowed::FIXED_POINT, [16, n_rows, n_cols]);
         cases.extend(
             [
-                with_blocks::<F16>(one, one!(gemv_f16), blocks, allowed::tensor_cores(n_cols)),
-                with_blocks::<Q4_0>(one, one!(gemv_q4_0), blocks, fixed),
-                with_blocks::<Q8_0>(one, one!(gemv_q8_0), blocks, fixed),
-                with_blocks::<Q4_K>(one, one!(gemv_q4_k), blocks, fixed),
-                with_blocks::<Q6_K>(one, one!(gemv_q6_k), blocks, fixed),
-                with_blocks::<Q4_K>(sixteen, several!(gemv_q4_k_n16), blocks, fixed),
+                with_blocks::<F16>(one, one!(gemv_f16, gemv_x_f16), blocks, allowed::tensor_cores(n_cols)),
+                with_blocks::<Q4_0>(one, one!(gemv_q4_0, gemv_x_32), blocks, fixed),
+                with_blocks::<Q8_0>(one, one!(gemv_q8_0, gemv_x_32), blocks, fixed),
+                with_blocks::<Q4_K>(one, one!(gemv_q4_k, gemv_x_32_sums), blocks, fixed),
+                with_blocks::<Q6_K>(one, one!(gemv_q6_k, gemv_x_16), blocks, fixed),
+                with_blocks::<Q4_K>(sixteen, several!(gemv_q4_k_n16, 16, gemv_x_32_sums), blocks, fixed),
             ]
             .map(Case::variant),
         );
@@ -157,6 +196,8 @@ struct Gemv<B: RandomBlock + GpuLayout> {
     w: DeviceBuffer<u8>,
     matrix_bytes: usize,
     x: Sets<f32>,
+    x_words: DeviceBuffer<u32>,
+    x_numbers: DeviceBuffer<f32>,
     peer: Option<Box<dyn PeerBuffers>>,
 }
 
@@ -173,6 +214,8 @@ impl<B: RandomBlock + GpuLayout> Gemv<B> {
             weights.fill(device, w.slice_mut(start..start + B::matrix_bytes(n_rows, n_cols)))?;
         }
         let grid = Grid::x(gemv_blocks(n_rows, blocks * lab.n_multiprocessors()) as u32);
+        // As many as the most demanding format takes.
+        let n_x = gemv_max_vectors(n_vectors) * n_cols.next_multiple_of(256);
         Ok(Gemv {
             shape,
             launch,
@@ -184,6 +227,8 @@ impl<B: RandomBlock + GpuLayout> Gemv<B> {
             w,
             matrix_bytes,
             x: lab.normal(n_sets, n_vectors * n_cols)?,
+            x_words: device.alloc(n_x, Purpose::Other)?,
+            x_numbers: device.alloc(n_x, Purpose::Other)?,
             peer: peer.map(|make| make(lab, n_sets, [n_rows, n_cols])).transpose()?,
         })
     }
@@ -207,14 +252,15 @@ impl<B: RandomBlock + GpuLayout> Subject for Gemv<B> {
     fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
         let start = set * self.matrix_bytes;
         let w = self.w.slice(start..start + self.matrix_bytes);
-        (self.launch)(
-            device,
-            self.y.get_mut(set),
+        let args = Args {
+            y: self.y.get_mut(set),
             w,
-            self.x.get(set),
-            self.grid,
-            self.shape.map(|n| n as u32),
-        )
+            x: self.x.get(set),
+            x_words: &mut self.x_words,
+            x_numbers: &mut self.x_numbers,
+            shape: self.shape.map(|n| n as u32),
+        };
+        (self.launch)(device, args, self.grid)
     }
 
     fn reset(&mut self, device: &Cuda) -> Result<()> {

@@ -67,6 +67,21 @@ pub trait Backend: Send {
     /// Allocates an activation buffer of `len` zeros.
     fn new_buffer(&mut self, len: usize) -> Result<Self::Buffer, Error>;
 
+    /// Bytes that [`Backend::reserve`] takes; none if that is no number of 64 bits.
+    fn workspace_bytes(&self, _: BatchShape) -> Option<u64> {
+        Some(0)
+    }
+
+    /// Allocates what ops on so many tokens need beside their arguments. Counted as activations.
+    fn reserve(&mut self, _: BatchShape) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Tokens of a prompt that are best computed at once.
+    fn best_batch(&self) -> usize {
+        512
+    }
+
     /// Allocates the cache of one layer.
     fn new_kv_layer(&mut self, shape: KvShape) -> Result<Self::KvLayer, Error>;
 
@@ -236,6 +251,16 @@ pub enum StepOps {
     LastLogitsSampled,
     /// Logits of the rows from `first_row`, after a step of `Layers`.
     Head { first_row: usize },
+}
+
+/// Sizes that the batches of a model have at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchShape {
+    pub n_tokens: usize,
+    /// Columns of the widest matrix.
+    pub n_cols: usize,
+    /// Elements of a token's queries.
+    pub q_dim: usize,
 }
 
 /// Shape of one layer's cache.

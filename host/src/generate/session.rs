@@ -12,19 +12,13 @@ pub struct Session {
     runner: Box<dyn Runner>,
     /// The tokens in the cache, in order: `runner.n_past()` of them.
     tokens: Vec<u32>,
-    /// Tokens computed at once; between two such batches a generation can be cancelled.
-    n_batch: usize,
 }
 
 impl Session {
     /// A session that has seen nothing.
-    ///
-    /// # Panics
-    /// A batch of no tokens.
-    pub fn new(mut runner: Box<dyn Runner>, n_batch: usize) -> Session {
-        assert!(n_batch > 0, "batches of {n_batch} tokens");
+    pub fn new(mut runner: Box<dyn Runner>) -> Session {
         runner.reset();
-        Session { runner, tokens: Vec::new(), n_batch }
+        Session { runner, tokens: Vec::new() }
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -41,8 +35,9 @@ impl Session {
         self.runner.n_ctx()
     }
 
+    /// Tokens computed at once; between two such batches a generation can be cancelled.
     pub(super) fn n_batch(&self) -> usize {
-        self.n_batch
+        self.runner.n_batch()
     }
 
     /// The tokens in the cache.

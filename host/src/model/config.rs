@@ -2,7 +2,7 @@
 //! allows and, once the weights are counted, against every tensor's shape.
 
 use super::rope::{LongRopeScaling, YarnScaling};
-use crate::backend::{AttentionShape, KvShape, RopePairs, RopeShape};
+use crate::backend::{AttentionShape, BatchShape, KvShape, RopePairs, RopeShape};
 
 /// One model of any supported architecture.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,6 +81,12 @@ impl ModelConfig {
             head_dim: self.head_dim,
             scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
         }
+    }
+
+    /// What batches of `n_tokens` tokens are made of.
+    pub fn batch_shape(&self, n_tokens: usize) -> BatchShape {
+        let n_cols = self.n_embd.max(self.n_ff).max(self.q_dim());
+        BatchShape { n_tokens, n_cols, q_dim: self.q_dim() }
     }
 
     /// How `n_heads` heads of queries or keys turn.

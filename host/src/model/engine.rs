@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, Memory, Step, StepOps};
+use crate::backend::{self, Backend, Memory, Step, StepOps};
 use crate::gguf::{Gguf, MappedFile};
 use crate::kv_cache::KvCache;
 use crate::sampler::Sampler;
@@ -22,6 +22,9 @@ pub trait Runner: Send {
 
     /// Positions that the cache has.
     fn n_ctx(&self) -> usize;
+
+    /// Tokens of a prompt that are computed at once, at most.
+    fn n_batch(&self) -> usize;
 
     /// Tokens remembered.
     fn n_past(&self) -> usize;
@@ -103,25 +106,21 @@ pub trait Runner: Send {
 }
 
 /// How to set up an [`Engine`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct EngineOptions {
     /// Positions of the cache; by default what the model was trained for, but no more than `DEFAULT_MAX_CTX`.
     pub n_ctx: Option<usize>,
     /// Whether `n_ctx` may be more than the model was trained for.
     pub allow_longer_context: bool,
-    /// Tokens of a prompt that are computed at once.
-    pub n_batch: usize,
+    /// Tokens of a prompt that are computed at once; by default what suits the device, or less where memory is short.
+    pub n_batch: Option<usize>,
 }
 
 impl EngineOptions {
     /// Long enough for a conversation, short enough for any GPU's memory.
     pub const DEFAULT_MAX_CTX: usize = 8192;
-}
-
-impl Default for EngineOptions {
-    fn default() -> Self {
-        EngineOptions { n_ctx: None, allow_longer_context: false, n_batch: 512 }
-    }
+    /// The default `n_batch` is not less.
+    pub const DEFAULT_MIN_BATCH: usize = 512;
 }
 
 /// How far loading has come.
@@ -159,22 +158,35 @@ impl<B: Backend> Engine<B> {
     ) -> Result<Self, Error> {
         let config = adapter(gguf)?.config(gguf)?;
         let n_ctx = context_length(&config, &options)?;
-        let n_batch = options.n_batch.clamp(1, n_ctx);
         let too_large = || Error::KvCacheSize { n_layers: config.n_layers, n_ctx };
         let kv_layer = b.kv_layer_bytes(config.kv_shape(n_ctx)).ok_or_else(too_large)?;
-        let need = Memory {
-            kv_cache: kv_layer.checked_mul(config.n_layers as u64).ok_or_else(too_large)?,
-            weights: tensors::census(gguf, &config, n_ctx, &b)?,
-            activations: Activations::<B::Buffer>::bytes(&config, n_batch).ok_or_else(too_large)?,
+        let kv_cache = kv_layer.checked_mul(config.n_layers as u64).ok_or_else(too_large)?;
+        let weights = tensors::census(gguf, &config, n_ctx, &b)?;
+        let mut n_batch = options.n_batch.unwrap_or(b.best_batch()).clamp(1, n_ctx);
+        let activations = loop {
+            let buffers = Activations::<B::Buffer>::bytes(&config, n_batch).ok_or_else(too_large)?;
+            let workspace = b.workspace_bytes(config.batch_shape(n_batch)).ok_or_else(too_large)?;
+            let activations = buffers.checked_add(workspace).ok_or_else(too_large)?;
+            match b.admit(&Memory { weights, kv_cache, activations }) {
+                Ok(()) => break activations,
+                Err(backend::Error::DoesNotFit { .. })
+                    if options.n_batch.is_none() && n_batch > EngineOptions::DEFAULT_MIN_BATCH =>
+                {
+                    n_batch = EngineOptions::DEFAULT_MIN_BATCH.max(n_batch / 2);
+                }
+                Err(error) => return Err(error.into()),
+            }
         };
-        b.admit(&need)?;
 
         // What may not be had comes before what takes long.
         let cache = KvCache::new(&mut b, config.n_layers, config.kv_shape(n_ctx))?;
-        let activations = Activations::new(&mut b, &config, n_batch)?;
+        let buffers = Activations::new(&mut b, &config, n_batch)?;
+        b.reserve(config.batch_shape(n_batch))?;
+        let found = b.memory().activations;
+        assert!(found == activations, "{found} bytes of activations, predicted were {activations}");
         let weights = tensors::load(file, gguf, &config, n_ctx, &mut b, progress)?;
         let logits = vec![0.0; HEAD_ROWS * config.n_vocab];
-        Ok(Engine { b, config, weights, activations, cache, n_batch, logits })
+        Ok(Engine { b, config, weights, activations: buffers, cache, n_batch, logits })
     }
 
     /// The back end, for what only it can say.
@@ -295,6 +307,10 @@ impl<B: Backend> Runner for Engine<B> {
 
     fn n_ctx(&self) -> usize {
         self.cache.n_ctx()
+    }
+
+    fn n_batch(&self) -> usize {
+        self.n_batch
     }
 
     fn n_past(&self) -> usize {

@@ -50,10 +50,9 @@ impl Prefill {
 
     /// Bytes that a launch over a prompt from an empty cache must move at least: queries, keys, values and results once.
     pub const fn bytes(&self) -> u64 {
-        2 * size_of::<f16>() as u64
-            * self.n_tokens as u64
-            * (self.n_heads + self.n_kv_heads) as u64
-            * self.head_dim as u64
+        let results = size_of::<f32>() * self.n_heads;
+        let inputs = size_of::<f16>() * (self.n_heads + 2 * self.n_kv_heads);
+        (results + inputs) as u64 * (self.n_tokens * self.head_dim) as u64
     }
 
     /// Launches the kernel on a GPU with so many multiprocessors: see [`attention_wgmma_f16_d64`] for shapes. `next` is a
@@ -68,7 +67,7 @@ impl Prefill {
         &self,
         device: &D,
         n_multiprocessors: u32,
-        y: &mut DeviceSlice<f16>,
+        y: &mut DeviceSlice<f32>,
         inputs: Inputs<'_>,
         next: &mut DeviceSlice<u32>,
     ) -> Result<(), D::Error> {

@@ -4,7 +4,7 @@
 //! of matrix b. With f16 they keep 22 bits, and the 64 columns of a tile are first scaled by a power of two so that no
 //! element is too large and none that matters too small; with bf16 they keep 17, and need no scale.
 
-use super::{Product, X, XTile};
+use super::{Product, Vectors, XOrder, XTile};
 use crate::quant::fragments::{Fragments, SharedTile};
 use crate::quant::{BF16, F16};
 use crate::simt::prelude::*;
@@ -19,7 +19,7 @@ const BF16_ROUNDING: f64 = 1.0 / (1 << 8) as f64;
 const F16_REST: f64 = 1.0 / (1u64 << 39) as f64;
 
 /// What differs between f16 and bf16.
-trait Float: Fragments {
+pub trait Float: Fragments {
     /// Whether x is scaled.
     const SCALES_X: bool;
 
@@ -30,7 +30,7 @@ trait Float: Fragments {
 }
 
 macro_rules! float_product {
-    ($format:ty, $pair:ident, $mma:ident, scales_x: $scales_x:literal, error: $error:expr) => {
+    ($format:ty, $order:ident, $pair:ident, $mma:ident, scales_x: $scales_x:literal, error: $error:expr) => {
         impl Float for $format {
             const SCALES_X: bool = $scales_x;
 
@@ -58,15 +58,7 @@ macro_rules! float_product {
             const PRODUCT_CHAIN: usize = Self::TILE_COLS + 1;
             const TILE_CHAIN: usize = 1;
 
-            #[inline(always)]
-            fn fill_x<const V: usize, const NT: usize>(
-                x_tile: XTile,
-                x: X,
-                first_col: usize,
-                n_tiles: usize,
-            ) {
-                fill::<Self, V, NT>(x_tile, x, first_col, n_tiles);
-            }
+            const X_ORDER: XOrder = XOrder::$order;
 
             #[inline(always)]
             fn add_tile<const V: usize, const NT: usize>(
@@ -81,58 +73,42 @@ macro_rules! float_product {
     };
 }
 
-float_product!(F16, f16x2, mma_m16n8k16_f16, scales_x: true, error: [F16_ROUNDING * F16_ROUNDING, F16_REST]);
-float_product!(BF16, bf16x2, mma_m16n8k16_bf16, scales_x: false, error: [BF16_ROUNDING * BF16_ROUNDING, 0.0]);
+float_product!(F16, F16, f16x2, mma_m16n8k16_f16, scales_x: true, error: [F16_ROUNDING * F16_ROUNDING, F16_REST]);
+float_product!(BF16, BF16, bf16x2, mma_m16n8k16_bf16, scales_x: false, error: [BF16_ROUNDING * BF16_ROUNDING, 0.0]);
 
-/// Where the words of columns 4 c to 4 c + 3 of a step begin, in column n = 2 v + p of matrix b: part p (hi, lo) of vector v.
-/// The columns of four vectors are turned by the step, so that lanes which fill four steps hit all banks.
+/// Where the words of columns 4 c to 4 c + 3 of a step, counted from the first column, begin, in column n = 2 v + p of matrix b
+/// `nt`: part p (hi, lo) of vector v. The columns of four vectors are turned by the step.
 #[inline(always)]
-fn b_place<const V: usize, const NT: usize>(
-    tile: usize,
-    step: usize,
-    nt: usize,
-    n: usize,
-    c: usize,
-) -> usize {
-    let n = if V == 1 { n } else { n ^ step };
-    ((((tile * STEPS + step) * NT + nt) * 2 * V) + n) * 8 + 2 * c
+fn b_place<const V: usize>(step: usize, n_matrices: usize, nt: usize, n: usize, c: usize) -> usize {
+    let n = if V == 1 { n } else { n ^ (step % STEPS) };
+    (((step * n_matrices + nt) * 2 * V) + n) * 8 + 2 * c
 }
 
-/// The scale of vector v for a tile of columns is number tile · V · NT + v.
+/// Converts four columns, those of thread i of as many as there are. V · `n_matrices` vectors; zeros where there are none. The
+/// scale of vector v for a tile of columns is number tile · V · `n_matrices` + v.
 #[inline(always)]
-fn fill<Q: Float, const V: usize, const NT: usize>(x_tile: XTile, x: X, first_col: usize, n_tiles: usize) {
-    let lane = warp::lane_id() as usize;
-    let n = n_tiles * V * NT * 16;
-    let mut first = (warp::warp_id() * warp::SIZE) as usize;
-    while first < n {
-        let i = first + lane;
-        // Sixteen lanes have a tile's columns of a vector.
-        let (c, step, vector, tile) = (i % 4, i / 4 % STEPS, i / 16 % (V * NT), i / 16 / (V * NT));
-        let col = first_col + tile * Q::TILE_COLS + step * 16 + 4 * c;
-        let values = if i < n { load(x, vector, col) } else { [0.0; 4] };
-        let (scale, inverse) = if Q::SCALES_X { scale_of(values) } else { (1.0, 1.0) };
-        let [near, far] = [
-            Q::split(values[0] * inverse, values[1] * inverse),
-            Q::split(values[2] * inverse, values[3] * inverse),
-        ];
-        if i < n {
-            let place = |part| b_place::<V, NT>(tile, step, vector / V, 2 * (vector % V) + part, c);
-            let pair = |part| if part == 0 { [near[0], far[0]] } else { [near[1], far[1]] };
-            // With one vector half of the steps begin with lo: so 16 lanes hit 32 banks.
-            let other = if V == 1 { step / 2 } else { 0 };
-            x_tile.words.store::<2>(place(other), pair(other));
-            x_tile.words.store::<2>(place(1 - other), pair(1 - other));
-            if Q::SCALES_X && i.is_multiple_of(16) {
-                x_tile.numbers.set(tile * V * NT + vector, scale);
-            }
-        }
-        first += super::THREADS as usize;
+pub fn convert<Q: Float, const V: usize>(to: (Out<u32>, Out<f32>), x: Vectors, n_matrices: usize, i: usize) {
+    // Sixteen lanes have a tile's columns of a vector.
+    let all = V * n_matrices;
+    let (c, step, vector, tile) = (i % 4, i / 4 % STEPS, i / 16 % all, i / 16 / all);
+    let values = load(x, vector, tile * Q::TILE_COLS + step * 16 + 4 * c);
+    let (scale, inverse) = if Q::SCALES_X { scale_of(values) } else { (1.0, 1.0) };
+    let [near, far] = [
+        Q::split(values[0] * inverse, values[1] * inverse),
+        Q::split(values[2] * inverse, values[3] * inverse),
+    ];
+    let (words, numbers) = to;
+    let place = |part| b_place::<V>(tile * STEPS + step, n_matrices, vector / V, 2 * (vector % V) + part, c);
+    words.store::<2>(place(0), [near[0], far[0]]);
+    words.store::<2>(place(1), [near[1], far[1]]);
+    if i.is_multiple_of(16) {
+        numbers.set(tile * all + vector, scale);
     }
 }
 
 /// Columns `col` to `col + 3` of a vector; zeros where there are none.
 #[inline(always)]
-fn load(x: X, vector: usize, col: usize) -> [f32; 4] {
+fn load(x: Vectors, vector: usize, col: usize) -> [f32; 4] {
     let start = vector * x.n_cols + col;
     if vector >= x.n_vectors || col >= x.n_cols {
         [0.0; 4]
@@ -179,7 +155,8 @@ fn add_products<Q: Float, const V: usize, const NT: usize>(
         let mut nt = 0;
         while nt < NT {
             // With one vector its two columns come four times.
-            let b = x_tile.words.load::<2>(b_place::<V, NT>(col_tile, step, nt, g % (2 * V), c));
+            let place = b_place::<V>(col_tile * STEPS + step, NT, nt, g % (2 * V), c);
+            let b = x_tile.words.load::<2>(place);
             products[nt] = Q::mma(a, b, products[nt]);
             nt += 1;
         }

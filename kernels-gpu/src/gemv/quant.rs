@@ -6,7 +6,7 @@
 //! vectors; or, with one vector, four stretches, each with zeros in the `mma` of the others: then the four lanes of a row
 //! have one stretch each to scale. An offset is multiplied with Σ x of the stretch, as exact.
 
-use super::{Product, X, XTile};
+use super::{Product, Vectors, XOrder, XTile};
 use crate::quant::fragments::{Fragments, QuantFragments, SharedTile};
 use crate::quant::{IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use crate::simt::prelude::*;
@@ -17,11 +17,6 @@ const LARGEST: f32 = 32512.0;
 const SMALLEST: f32 = 7.888_609e-31; // 2⁻¹⁰⁰
 /// 1.5 · 2²³: the sum of this and a number up to 2²² has the rounded number in its low bits.
 const ROUNDER: f32 = 12_582_912.0;
-
-/// Words of a matrix b that a lane has for a stretch of 16 or 32 columns.
-const fn b_words<Q: QuantFragments>() -> usize {
-    Q::SUB / 16
-}
 
 macro_rules! quant_product {
     ($($format:ty),+) => {$(
@@ -37,10 +32,7 @@ macro_rules! quant_product {
             // With one vector a lane has a fourth of them.
             const TILE_CHAIN: usize = Self::TILE_COLS / Self::SUB * Self::X_NUMBERS;
 
-            #[inline(always)]
-            fn fill_x<const V: usize, const NT: usize>(x_tile: XTile, x: X, first_col: usize, n_tiles: usize) {
-                fill::<Self, V, NT>(x_tile, x, first_col, n_tiles);
-            }
+            const X_ORDER: XOrder = XOrder::Fixed { stretch: Self::SUB, has_sums: Self::HAS_OFFSET };
 
             #[inline(always)]
             fn add_tile<const V: usize, const NT: usize>(
@@ -57,46 +49,48 @@ macro_rules! quant_product {
 
 quant_product!(Q2_K, Q3_K, IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K);
 
-/// Matrix b `nt` of fragment f, which covers 4 / V stretches, begins at word (f · NT + nt) · 32 · [`b_words`]: those of each lane
-/// in order. Column 2 k + p of it is part p (hi, lo) of vector k % V in stretch k / V. The numbers of k are at (f · NT + nt) · 4 + k.
+/// Matrix b `nt` of fragment f, which covers 4 / V stretches, begins at word
+/// (f · NT + nt) · 2 · SUB: those of each lane in order, one for a stretch of 16 columns, two for one of 32. Column 2 k + p of it is part p (hi, lo) of vector k % V in
+/// stretch k / V. The numbers of k are at (f · NT + nt) · 4 + k.
+///
+/// Converts four columns, those of thread i of as many as there are. V · `n_matrices` vectors; zeros where there are none.
 #[inline(always)]
-fn fill<Q: Product + QuantFragments, const V: usize, const NT: usize>(
-    x_tile: XTile,
-    x: X,
-    first_col: usize,
-    n_tiles: usize,
+pub fn convert<const SUB: usize, const HAS_SUMS: bool, const V: usize>(
+    to: (Out<u32>, Out<f32>),
+    x: Vectors,
+    n_matrices: usize,
+    i: usize,
 ) {
-    let quads = Q::SUB / 4;
-    let (words, lane) = (b_words::<Q>(), warp::lane_id() as usize);
-    let n = n_tiles * Q::TILE_COLS / 4 * V * NT;
-    let mut first = (warp::warp_id() * warp::SIZE) as usize;
-    while first < n {
-        let i = first + lane;
-        let (quad, k, matrix) = (i % quads, i / quads % 4, i / quads / 4);
-        let (fragment, vector) = (matrix / NT, matrix % NT * V + k % V);
-        let col = first_col + (fragment * (4 / V) + k / V) * Q::SUB + 4 * quad;
-        let mut values = [0.0; 4];
-        if vector < x.n_vectors && col < x.n_cols {
-            values = x.x.load::<4>(vector * x.n_cols + col);
+    let quads = SUB / 4;
+    let (quad, k, matrix) = (i % quads, i / quads % 4, i / quads / 4);
+    let (fragment, vector) = (matrix / n_matrices, matrix % n_matrices * V + k % V);
+    let col = (fragment * (4 / V) + k / V) * SUB + 4 * quad;
+    let mut values = [0.0; 4];
+    if vector < x.n_vectors && col < x.n_cols {
+        values = x.x.load::<4>(vector * x.n_cols + col);
+    }
+    let (scale, inverse) = scale_of::<SUB>(values);
+    let biased = values.map_words(|value| math::fma(value, inverse, ROUNDER).to_bits());
+    let parts = [biased.map_words(|bits| bits.wrapping_add(128)).bytes(1), biased.bytes(0)];
+    let (words, numbers) = to;
+    let place = |part: usize| (matrix * 32 + 4 * (2 * k + part) + quad % 4) * (SUB / 16);
+    if SUB == 32 {
+        // The other lane with words of the same lane of b: one stores both of hi, one both of lo.
+        let part = quad / 4;
+        let other = warp::shuffle_xor(if part == 0 { parts[1] } else { parts[0] }, 4);
+        words.store::<2>(place(part), if part == 0 { [parts[0], other] } else { [other, parts[1]] });
+    } else {
+        words.set(place(0), parts[0]);
+        words.set(place(1), parts[1]);
+    }
+    let number = matrix * 4 + k;
+    if HAS_SUMS {
+        let sum = sum_of::<SUB>(parts);
+        if quad == 0 {
+            numbers.store::<2>(2 * number, [scale, scale * sum]);
         }
-        let (scale, inverse) = scale_of::<Q>(values);
-        let biased = values.map_words(|value| math::fma(value, inverse, ROUNDER).to_bits());
-        let parts = [biased.map_words(|bits| bits.wrapping_add(128)).bytes(1), biased.bytes(0)];
-        let place = |part: usize| (matrix * 32 + 4 * (2 * k + part) + quad % 4) * words + quad / 4;
-        // Half of the warp begins with lo: so 32 lanes hit 32 banks.
-        let other = lane / 16;
-        x_tile.words.set(place(other), if other == 0 { parts[0] } else { parts[1] });
-        x_tile.words.set(place(1 - other), if other == 0 { parts[1] } else { parts[0] });
-        let number = matrix * 4 + k;
-        if Q::HAS_OFFSET {
-            let sum = sum_of::<Q>(parts);
-            if quad == 0 {
-                x_tile.numbers.store::<2>(2 * number, [scale, scale * sum]);
-            }
-        } else if quad == 0 {
-            x_tile.numbers.set(number, scale);
-        }
-        first += super::THREADS as usize;
+    } else if quad == 0 {
+        numbers.set(number, scale);
     }
 }
 
@@ -129,14 +123,14 @@ impl Bytes for [u32; 4] {
 /// The scale of the stretch that neighbouring lanes hold, and its reciprocal. If an element is infinite or no number, so is
 /// the scale.
 #[inline(always)]
-fn scale_of<Q: QuantFragments>(values: [f32; 4]) -> (f32, f32) {
+fn scale_of<const SUB: usize>(values: [f32; 4]) -> (f32, f32) {
     // Magnitudes order like their bits, and no number comes last.
     let larger = |a: u32, b: u32| if a > b { a } else { b };
     let [a, b, c, d] = values.map_words(|value| math::abs(value).to_bits());
     let mut largest = larger(larger(a, b), larger(c, d));
     largest = larger(largest, warp::shuffle_xor(largest, 1));
     largest = larger(largest, warp::shuffle_xor(largest, 2));
-    if Q::SUB == 32 {
+    if SUB == 32 {
         largest = larger(largest, warp::shuffle_xor(largest, 4));
     }
     let largest = f32::from_bits(largest);
@@ -149,12 +143,12 @@ fn scale_of<Q: QuantFragments>(values: [f32; 4]) -> (f32, f32) {
 
 /// Σ (256 · hi + lo) over the stretch that neighbouring lanes hold; exact, below 2²⁴.
 #[inline(always)]
-fn sum_of<Q: QuantFragments>(parts: [u32; 2]) -> f32 {
+fn sum_of<const SUB: usize>(parts: [u32; 2]) -> f32 {
     const ONES: u32 = 0x0101_0101;
     let mut sum = 256 * math::dp4a(parts[0], ONES, 0) + math::dp4a(parts[1], ONES, 0);
     sum += warp::shuffle_xor(sum, 1);
     sum += warp::shuffle_xor(sum, 2);
-    if Q::SUB == 32 {
+    if SUB == 32 {
         sum += warp::shuffle_xor(sum, 4);
     }
     sum as f32

@@ -1,6 +1,7 @@
 //! What the chain's stages are told, and the numbers they compare: weights, bins and ranks of logits.
 
 use super::random;
+use super::slices::SLICE;
 use crate::simt::prelude::*;
 
 /// Words of a [`Chain`] in device memory.
@@ -112,6 +113,12 @@ impl Chain {
     pub(super) fn has_penalty(&self) -> bool {
         self.n_recent != 0
             && (self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0)
+    }
+
+    /// Whether top-k leaves no more than one slice's worth of tokens: then only their number is asked of the slices.
+    #[inline(always)]
+    pub(super) fn fits_list(&self) -> bool {
+        self.top_k != 0 && self.top_k <= SLICE as u32
     }
 
     /// The logit of a token that occurs `count` times, 1 or more, among the recent ones.

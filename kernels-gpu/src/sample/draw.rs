@@ -5,7 +5,7 @@ use super::chain::{
     weight,
 };
 use super::records::{LAST_BIN, RECORDS_BYTES, Records, Row};
-use super::search::{Found, Item, Items, NUMBERS, SEARCH_BYTES, Search};
+use super::search::{FEW, Found, Item, Items, NUMBERS, SEARCH_BYTES, Search};
 use super::slices::SLICE;
 use super::sums::warp_sum;
 use super::{STATUS_NAN, STATUS_NO_CANDIDATE, random};
@@ -19,7 +19,9 @@ const GROUPS: usize = THREADS / BINS;
 const _: () = assert!(NUMBERS == BINS && GROUPS == 2);
 /// Threads that share the tokens of a slice, of which most have few.
 const SLICE_THREADS: usize = 4;
-/// Tokens of the list in shared memory: those of a slice at least.
+/// Slices whose sums are on their way to a thread at a time.
+const IN_FLIGHT: usize = 8;
+/// Tokens of the list in shared memory: those of a slice.
 const LIST: usize = SLICE;
 /// Bytes of the rank of an id, and of a token.
 const ID_BYTES: u32 = ID_BITS / 8;
@@ -219,15 +221,21 @@ impl Draw {
                     chosen = self.choose_slice(slice, cut_bin(cut, largest));
                     place = Some((found.target - found.before) as f64 / found.value as f64);
                 } else {
-                    let (worst, found) =
-                        (cut_bin(cut, largest), self.first_bin(stage, found.target, largest));
-                    chosen = self.choose(found.index.min(worst));
-                    target = Some(match () {
-                        // Roundings differ between the sums: the border is that of the stage before.
-                        () if found.index > worst => u64::MAX,
-                        () if chosen.with_better => found.target,
-                        () => found.target - found.before,
-                    });
+                    let few =
+                        if stage.row == Row::Counts { self.choose_few(chain.top_k, largest) } else { None };
+                    if let Some(few) = few {
+                        (chosen, target) = (few, Some(found.target));
+                    } else {
+                        let (worst, found) =
+                            (cut_bin(cut, largest), self.first_bin(stage, found.target, largest));
+                        chosen = self.choose(found.index.min(worst), LIST);
+                        target = Some(match () {
+                            // Roundings differ between the sums: the border is that of the stage before.
+                            () if found.index > worst => u64::MAX,
+                            () if chosen.with_better => found.target,
+                            () => found.target - found.before,
+                        });
+                    }
                 }
             }
             let measure = |item: Item| {
@@ -236,20 +244,30 @@ impl Draw {
                 let weight = if is_draw { weight } else { weight.max(1) };
                 if rank(item.logit, item.id) >= cut { weight } else { 0 }
             };
-            let target = target.unwrap_or_else(|| {
-                let total = self.sum(chosen, measure);
-                match place {
-                    Some(place) => at_least(place * total as f64),
-                    None => stage.target(total, chain, unit),
-                }
-            });
+            let target = |total: u64| match (target, place) {
+                (Some(target), _) => target,
+                (None, Some(place)) => at_least(place * total as f64),
+                (None, None) => stage.target(total, chain, unit),
+            };
             let rank = |item: Item| if is_draw { id_rank(item.id) } else { rank(item.logit, item.id) };
-            let n_bytes = if is_draw { ID_BYTES } else { RANK_BYTES };
-            let found = self.search.select(&Candidates(self, chosen), n_bytes, target, rank, measure);
+            let found = match chosen.n_listed {
+                Some(n) if n as usize <= FEW => {
+                    let item = |i| (rank(self.listed(i)), measure(self.listed(i)));
+                    self.search.select_few(n as usize, item, target)
+                }
+                _ => {
+                    let n_bytes = if is_draw { ID_BYTES } else { RANK_BYTES };
+                    let target = target(self.sum(chosen, measure));
+                    self.search.select(&Candidates(self, chosen), n_bytes, target, rank, measure)
+                }
+            };
             if is_draw {
                 return (1 << ID_BITS) - 1 - found as u32;
             }
             cut = cut.max(found);
+            if chain.fits_list() && !chosen.with_better {
+                chosen = self.choose_down_to(cut, largest);
+            }
             stage = stage.next(chain);
         }
     }
@@ -283,10 +301,22 @@ impl Draw {
         let t = thread::thread_idx_x() as usize;
         let (bin, mut slice) = (t % BINS, t / BINS);
         let mut partial = 0;
-        while slice < self.records.n_slices {
-            let own = self.records.weight_through(slice, bin as u32, stage.row);
-            partial += (own * self.factor(slice, stage, largest)) as u64;
-            slice += GROUPS;
+        let last = self.records.n_slices - 1;
+        while slice <= last {
+            let mut own = [0.0; IN_FLIGHT];
+            let mut i = 0;
+            while i < IN_FLIGHT {
+                own[i] = self.records.weight_through((slice + i * GROUPS).min(last), bin as u32, stage.row);
+                i += 1;
+            }
+            let mut i = 0;
+            while i < IN_FLIGHT {
+                if slice <= last {
+                    partial += (own[i] * self.factor(slice, stage, largest)) as u64;
+                }
+                slice += GROUPS;
+                i += 1;
+            }
         }
         self.partial_sums.set(t, partial);
         thread::sync_threads();
@@ -298,9 +328,43 @@ impl Draw {
             .first(|bin| if bin == 0 { through(0) } else { through(bin) - through(bin - 1) }, |_| target)
     }
 
-    /// Considers the tokens of a bin: with those of all better bins if the list has room for them.
+    /// Considers tokens down to the bin of the `top_k`-th best of the slices' largest logits, which has as many at least,
+    /// unless they are more than few.
     #[inline(always)]
-    fn choose(&self, bin: u32) -> Chosen {
+    fn choose_few(&self, top_k: u32, largest: f32) -> Option<Chosen> {
+        if top_k as usize > self.records.n_slices {
+            return None;
+        }
+        let item = |slice| (rank(self.records.largest(slice), slice as u32), 1);
+        let cut = self.search.select_few(self.records.n_slices, item, |_| top_k as u64);
+        let chosen = self.choose(cut_bin(cut, largest), FEW);
+        chosen.with_better.then_some(chosen)
+    }
+
+    /// Considers the tokens down to a cut that no more than [`LIST`] reach.
+    #[inline(always)]
+    fn choose_down_to(&self, cut: u64, largest: f32) -> Chosen {
+        let t = thread::thread_idx_x() as usize;
+        if t == 0 {
+            self.n_listed.set(0, 0);
+        }
+        if t < self.records.n_slices {
+            self.firsts.set(t, 0);
+            self.ends.set(t, self.records.count_through(t, cut_bin(cut, largest)) as u32);
+        }
+        thread::sync_threads();
+        self.each_in_slices(|item| {
+            if rank(item.logit, item.id) >= cut {
+                self.list(atomic::add_u32(self.n_listed, 0, 1) as usize, item);
+            }
+        });
+        thread::sync_threads();
+        Chosen { n_listed: Some(self.n_listed.get(0)), with_better: true }
+    }
+
+    /// Considers the tokens of a bin: with those of all better bins if these are no more than `limit`.
+    #[inline(always)]
+    fn choose(&self, bin: u32, limit: usize) -> Chosen {
         let t = thread::thread_idx_x() as usize;
         if t == 0 {
             self.n_listed.set(0, 0);
@@ -313,7 +377,7 @@ impl Draw {
         // Two counts in one sum.
         let counts = self.search.sum((through as u64) << 32 | before as u64);
         let (n_through, n_before) = (counts >> 32, counts as u32 as u64);
-        let with_better = n_through <= LIST as u64;
+        let with_better = n_through <= limit as u64;
         let n = if with_better { n_through } else { n_through - n_before };
         if t < self.records.n_slices {
             self.firsts.set(t, if with_better { 0 } else { before as u32 });

@@ -99,14 +99,16 @@ impl Records {
     /// The weights of a slice's tokens in the bins up to this one, relative to the slice's largest logit.
     #[inline(always)]
     pub fn weight_through(&self, slice: usize, bin: u32, row: Row) -> f32 {
-        let Some(sum) = self.sum_through(slice, bin) else { return 0.0 };
         let first = match row {
             Row::Counts => COUNTS,
             Row::Unscaled => WEIGHTS,
             Row::Draw => DRAW_WEIGHTS,
         };
-        let bits = self.word(slice, first + sum);
-        if row == Row::Counts { bits as f32 * ONE } else { f32::from_bits(bits) }
+        // It is read in any case: without a branch many readings are on their way at a time.
+        let sum = self.sum_through(slice, bin);
+        let bits = self.word(slice, first + sum.unwrap_or(0));
+        let weight = if row == Row::Counts { bits as f32 * ONE } else { f32::from_bits(bits) };
+        if sum.is_some() { weight } else { 0.0 }
     }
 
     /// Token `i` of a slice, in the order of bins.

@@ -1,6 +1,6 @@
 //! Where a running sum reaches a target: among 256 numbers, and among tokens ranked by numbers of several bytes.
 
-use super::sums::{SUM_LEN, running_sum};
+use super::sums::{SUM_LEN, lanes_sum, running_sum};
 use crate::simt::prelude::*;
 use crate::simt::shared::tile_bytes;
 
@@ -17,9 +17,16 @@ const _: () = assert!(super::chain::WEIGHT_BITS == PART_BITS * PARTS as u32);
 const ROWS: usize = 1 + PARTS;
 const HISTOGRAM: usize = ROWS * NUMBERS;
 
+/// Items that are few enough to be compared each with each.
+pub(super) const FEW: usize = 256;
+/// Lanes that share the comparisons of one item.
+const LANES: usize = 8;
+
 /// Shared memory of a [`Search`].
-pub(super) const SEARCH_BYTES: usize =
-    tile_bytes::<u64>(SUM_LEN) + tile_bytes::<u64>(4) + 2 * tile_bytes::<u32>(HISTOGRAM);
+pub(super) const SEARCH_BYTES: usize = tile_bytes::<u64>(SUM_LEN)
+    + tile_bytes::<u64>(4)
+    + 2 * tile_bytes::<u32>(HISTOGRAM)
+    + tile_bytes::<u64>(2 * FEW);
 
 /// The number at which a running sum reaches the target.
 #[derive(Clone, Copy)]
@@ -60,6 +67,8 @@ pub(super) struct Search {
     sums: Tile<u64>,
     found: Tile<u64>,
     histograms: [Tile<u32>; 2],
+    /// Of each item its rank and measure.
+    few: Tile<u64>,
 }
 
 impl Search {
@@ -69,6 +78,7 @@ impl Search {
             sums: shared.tile(SUM_LEN),
             found: shared.tile(4),
             histograms: [shared.tile(HISTOGRAM), shared.tile(HISTOGRAM)],
+            few: shared.tile(2 * FEW),
         }
     }
 
@@ -99,6 +109,47 @@ impl Search {
         let (_, total) = running_sum(value, n_warps, self.sums);
         thread::sync_threads();
         total
+    }
+
+    /// As [`Search::select`], of the `n` items, [`FEW`] at most, whose rank and measure `item` gives: for each, the measures
+    /// of all better ones are added up. The target may depend on the sum of all.
+    #[inline(always)]
+    pub fn select_few(
+        &self,
+        n: usize,
+        item: impl Fn(usize) -> (u64, u64),
+        target: impl Fn(u64) -> u64,
+    ) -> u64 {
+        let t = thread::thread_idx_x() as usize;
+        if t < n {
+            let (rank, measure) = item(t);
+            self.few.store::<2>(2 * t, [rank, measure]);
+        }
+        thread::sync_threads();
+        let lane = t % LANES;
+        let (mut first, step) = (0, thread::block_dim_x() as usize / LANES);
+        while first < n {
+            let i = first + t / LANES;
+            let [rank, measure] = if i < n { self.few.load::<2>(2 * i) } else { [0, 0] };
+            let (mut before, mut total) = (0, 0);
+            let mut other = lane;
+            while other < n {
+                let [other_rank, other_measure] = self.few.load::<2>(2 * other);
+                total += other_measure;
+                before += if other_rank > rank { other_measure } else { 0 };
+                other += LANES;
+            }
+            let (before, total) = (lanes_sum(before, LANES), lanes_sum(total, LANES));
+            let target = target(total).clamp(1, total.max(1));
+            if lane == 0 && before < target && target <= before + measure {
+                self.found.set(0, rank);
+            }
+            first += step;
+        }
+        thread::sync_threads();
+        let rank = self.found.get(0);
+        thread::sync_threads();
+        rank
     }
 
     /// The rank of the item at which the running sum of measures, the highest rank first, reaches the target, cut as in

@@ -1,6 +1,7 @@
 //! The chain's first launch: each slice of the vocabulary by itself.
 
 use super::chain::{BINS, Chain, UNSCALED, absolute_bin, bin, weight};
+use super::search::FEW;
 use super::sums::{SUM_LEN, running_sum};
 use crate::simt::prelude::*;
 use crate::simt::shared::tile_bytes;
@@ -41,7 +42,8 @@ const SHARED_BYTES: usize = tile_bytes::<f32>(block::REDUCE_LEN)
 /// ([`Chain::words`]), `history [n_sequences, n_ctx]` (the tokens of the sequence by position), `positions
 /// [n_sequences]` (that of the sequence's last token).
 ///
-/// Of a slice's list only the bins are written that can hold one of the `top_k` best.
+/// If `top_k` is no more than [`SLICE`], no weights are written, and of the list only the bins that can hold one of the
+/// `top_k`, or of a few hundred, best.
 ///
 /// Grid: one block for each slice ([`slices_blocks`]), sequences along y. Requires: 1 ≤ n_vocab ≤ [`MAX_VOCAB`]; logits
 /// and chains on 16 bytes; recent tokens below n_vocab.
@@ -95,6 +97,7 @@ pub fn sample_slices_f32(
 
     // A token's place in its bin is the number of those counted before it: any order will do.
     let top = absolute_bin(largest);
+    let is_short = chain.fits_list();
     let (mut of, mut place) = ([0; TOKENS_PER_THREAD], [0; TOKENS_PER_THREAD]);
     let mut j = 0;
     while j < TOKENS_PER_THREAD {
@@ -117,24 +120,28 @@ pub fn sample_slices_f32(
     while j < TOKENS_PER_THREAD {
         if logit[j] > f32::NEG_INFINITY {
             let bin = of[j] as usize;
-            let at = (through_bin.get(bin) - in_bin.get(bin) + place[j]) as usize;
+            let n_better = through_bin.get(bin) - in_bin.get(bin);
+            let at = (n_better + place[j]) as usize;
             sorted_logits.set(at, logit[j]);
             sorted_ids.set(at, (first + j) as u32);
+            // All that the second launch reads where it looks for few.
+            if is_short && n_better < chain.top_k.max(FEW as u32) {
+                slices.set(record + LOGITS + at, logit[j].to_bits());
+                slices.set(record + IDS + at, (first + j) as u32);
+            }
         }
         j += 1;
+    }
+    if is_short {
+        return;
     }
     thread::sync_threads();
 
     let n_tokens = n_tokens as usize;
     let mut i = t;
     while i < n_tokens {
-        let logit = sorted_logits.get(i);
-        let bin = bin(logit, top) as usize;
-        let n_better = through_bin.get(bin) - in_bin.get(bin);
-        if chain.top_k == 0 || n_better < chain.top_k {
-            slices.set(record + LOGITS + i, logit.to_bits());
-            slices.set(record + IDS + i, sorted_ids.get(i));
-        }
+        slices.set(record + LOGITS + i, sorted_logits.get(i).to_bits());
+        slices.set(record + IDS + i, sorted_ids.get(i));
         i += THREADS;
     }
     let weigh = Weigh { sorted_logits, n_tokens, largest, running, sums };

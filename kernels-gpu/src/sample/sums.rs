@@ -58,3 +58,18 @@ pub(super) fn running_sum(value: u64, n_warps: usize, tile: Tile<u64>) -> (u64, 
 pub(super) fn warp_sum(value: u64) -> u64 {
     warp_running_sum(value)
 }
+
+/// The sum over each `n` neighbouring lanes, a power of 2, in all of them.
+#[inline(always)]
+#[track_caller]
+pub(super) fn lanes_sum(value: u64, n: usize) -> u64 {
+    let mut sum = value;
+    let mut mask = 1;
+    while mask < n as u32 {
+        let low = warp::shuffle_xor(sum as u32, mask);
+        let high = warp::shuffle_xor((sum >> 32) as u32, mask);
+        sum += low as u64 | (high as u64) << 32;
+        mask *= 2;
+    }
+    sum
+}

@@ -175,7 +175,8 @@ pub fn dp4a_unsigned(a: u32, b: u32, c: i32) -> i32 {
 }
 
 /// Four bytes chosen from the eight of `a` (0 to 3) and `b` (4 to 7): byte `i` is the one that bits
-/// `4i` to `4i + 2` of `selector` name. Bit `4i + 3` must be zero.
+/// `4i` to `4i + 2` of `selector` name; if bit `4i + 3` is set, eight times the highest bit of that. Bits 16 to 31 of
+/// `selector` do not matter.
 #[inline(always)]
 pub fn byte_perm(a: u32, b: u32, selector: u32) -> u32 {
     target::byte_perm(a, b, selector)

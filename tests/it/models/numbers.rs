@@ -2,7 +2,7 @@
 //! fixture models do not have (partial rotation, its scalings, odd widths, heads of their own size).
 
 use half::{bf16, f16};
-use kernels_gpu::quant::{IQ4_XS, MXFP4};
+use kernels_gpu::quant::{IQ4_XS, MXFP4, Q8_0};
 use kernels_gpu::simt::emulator::Emulator;
 use oxwarp::backend::gpu::{Gpu, GpuOptions};
 use oxwarp::gguf::GgmlType;
@@ -204,12 +204,40 @@ fn halves_and_bfloat16s_of_any_width() {
     }
 }
 
-/// Formats that no fixture has a model of: on the CPU, and some tokens and one alone on the emulator.
-fn check_blocks<B: RandomBlock>() {
-    let shape = Shape { n_embd: 256, n_ff: 256, n_heads: 4, n_kv_heads: 2, head_dim: 64, ..LLAMA };
+/// Rows of any format's blocks, and heads as public models have them.
+const WIDE: Shape = Shape { n_embd: 256, n_ff: 256, n_heads: 4, n_kv_heads: 2, head_dim: 64, ..LLAMA };
+
+/// A model of this shape with random blocks in its matrices.
+fn model_of_blocks<B: RandomBlock>(shape: Shape) -> ModelFile {
     let mut model = shape.model().matrices_of::<B>();
     // Test blocks' values are small for logits.
     model.tensor("output_norm.weight").values.iter_mut().for_each(|value| *value *= 4.0);
+    model
+}
+
+/// Products and attention of a prompt by Hopper's kernels, every access checked.
+#[test]
+fn heads_of_64_on_hopper() {
+    let rotation = Rotation::plain(WIDE, RopePairs::Adjacent);
+    let model = model_of_blocks::<Q8_0>(WIDE);
+    let written = model.write();
+    let runner = |is_hopper| {
+        let options = GpuOptions::default().with_hopper_kernels(is_hopper);
+        let gpu = Gpu::new(Emulator::checked(), options).unwrap();
+        golden::load(gpu, written.path(), EngineOptions::default()).unwrap()
+    };
+    check_runner(&mut *runner(true), 20, emulator_models::HOPPER_BOUNDS.max, &model, WIDE, &rotation);
+    // The others are more exact: they are not the same.
+    let tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+    let last = |is_hopper, tokens: &[u32]| runner(is_hopper).forward(tokens).unwrap().to_vec();
+    assert!(last(true, &tokens) != last(false, &tokens));
+    assert!(last(true, &tokens[..8]) == last(false, &tokens[..8]));
+}
+
+/// Formats that no fixture has a model of: on the CPU, and some tokens and one alone on the emulator.
+fn check_blocks<B: RandomBlock>() {
+    let shape = WIDE;
+    let model = model_of_blocks::<B>(shape);
     let rotation = Rotation::plain(shape, RopePairs::Adjacent);
     check(&model, shape, &rotation);
     let written = model.write();

@@ -140,7 +140,7 @@ fn greedy_ends_with_the_context() {
 /// prefill(n) and decode(1) against prefill(n + 1), on a model of 512 positions stretched to 1024; the greatest
 /// difference of a logit must be within `bound`. Batches of 128 cut the longest prompts.
 pub fn check_prefill_then_decode(factory: Factory<'_>, bound: f32) {
-    let options = EngineOptions { n_ctx: Some(1024), allow_longer_context: true, n_batch: 128 };
+    let options = EngineOptions { n_ctx: Some(1024), allow_longer_context: true, n_batch: Some(128) };
     let path = golden::fixtures().join("models/stories260K.Q8_0.gguf");
     let mut runner = factory(&path, options).unwrap();
     let tokens = testkit::data::Rng::new(1).tokens(1001, runner.n_vocab());
@@ -171,7 +171,8 @@ fn neither_threads_nor_batches_change_a_bit_on_the_cpu() {
     let path = golden::fixtures().join("models/rnd-qwen2.Q4_K_M.gguf");
     let logits = |n_threads, n_batch| {
         let cpu = CpuOptions { n_threads: Some(n_threads), ..CpuOptions::default() };
-        let mut runner = on_cpu(cpu)(&path, EngineOptions { n_batch, ..EngineOptions::default() }).unwrap();
+        let mut runner =
+            on_cpu(cpu)(&path, EngineOptions { n_batch: Some(n_batch), ..EngineOptions::default() }).unwrap();
         let tokens = testkit::data::Rng::new(2).tokens(50, runner.n_vocab());
         bits(&runner.forward_all(&tokens).unwrap())
     };

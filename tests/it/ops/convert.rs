@@ -1,7 +1,7 @@
-//! Conversion to f16 with a scale for each row: bits, not bounds.
+//! Conversion to f16, with a scale for each row and without: bits, not bounds.
 
 use half::f16 as HostF16;
-use kernels_gpu::convert::{LARGEST, convert_f32_f16};
+use kernels_gpu::convert::{LARGEST, convert_f32_f16, round_blocks, round_f32_f16};
 use kernels_gpu::launch::{Device, Grid, Purpose};
 use testkit::data::Rng;
 
@@ -67,4 +67,24 @@ fn infinities_and_nan_pass_through() {
         assert!(y[1] == f32::INFINITY && y[2].is_nan(), "{y:?}");
         assert_eq!(device.download(&scale).unwrap(), [2.0f32.powi(113)]);
     });
+}
+
+/// One element, a part of a thread's four, and more than a block; ties, subnormal halves and numbers beyond f16's range.
+#[test]
+fn rounding_without_scales() {
+    for n in [1, 7, 4096 + 19] {
+        let mut x = Rng::new(8).normal(n, 3.0);
+        let special = [2049.0, 2051.0, 65_519.0, -65_520.0, 6e-8, -2e-8, f32::NEG_INFINITY];
+        let n_special = n.min(special.len());
+        x[n - n_special..].copy_from_slice(&special[..n_special]);
+        on_every_device!(|device| {
+            let device_x = device.upload(&x, Purpose::Activations).unwrap();
+            let mut device_y = device.alloc(n, Purpose::Activations).unwrap();
+            let kernel = round_f32_f16 { y: &mut device_y, x: &device_x, n: n as u32 };
+            device.launch(kernel, Grid::x(round_blocks(n) as u32)).unwrap();
+            for (x, found) in x.iter().zip(device.download(&device_y).unwrap()) {
+                assert_eq!(found.to_bits(), HostF16::from_f32(*x).to_bits(), "{x}");
+            }
+        });
+    }
 }

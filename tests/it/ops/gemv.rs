@@ -1,7 +1,7 @@
 //! Matrix times vectors against the reference, in every format.
 
 use kernels_gpu::gemv::*;
-use kernels_gpu::launch::{Device, DeviceSlice, Grid, Purpose};
+use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Purpose};
 use kernels_gpu::quant::layout::GpuLayout;
 use kernels_gpu::quant::{
     BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
@@ -15,7 +15,8 @@ use testkit::reference::{self, widen};
 struct Args<'a> {
     y: &'a mut DeviceSlice<f32>,
     w: &'a DeviceSlice<u8>,
-    x: &'a DeviceSlice<f32>,
+    x: &'a DeviceSlice<u32>,
+    x_numbers: &'a DeviceSlice<f32>,
     n_vectors: u32,
     n_rows: u32,
     n_cols: u32,
@@ -32,6 +33,36 @@ struct Case {
     n_vectors: usize,
     max_vectors: usize,
     n_blocks: usize,
+}
+
+/// Brings vectors to the form and order that a format's kernels take.
+fn converted<Q: Product, D: Device>(
+    device: &D,
+    x: &[f32],
+    [n_vectors, max_vectors, n_cols]: [usize; 3],
+) -> (DeviceBuffer<u32>, DeviceBuffer<f32>) {
+    let x = &device.upload(x, Purpose::Activations).unwrap();
+    let [n_words, n_numbers] = gemv_x_len::<Q>(max_vectors, n_cols);
+    let mut words_buffer = device.alloc(n_words, Purpose::Other).unwrap();
+    let mut numbers_buffer = device.alloc(n_numbers, Purpose::Other).unwrap();
+    let (words, numbers) = (&mut words_buffer, &mut numbers_buffer);
+    let grid = Grid::x(gemv_x_blocks(max_vectors, n_cols) as u32);
+    let [n_vectors, max_vectors, n_cols] = [n_vectors, max_vectors, n_cols].map(|n| n as u32);
+    macro_rules! launch {
+        ($kernel:ident) => {
+            device.launch($kernel { words, numbers, x, n_vectors, max_vectors, n_cols }, grid)
+        };
+    }
+    match Q::X_ORDER {
+        XOrder::F16 => launch!(gemv_x_f16),
+        XOrder::BF16 => launch!(gemv_x_bf16),
+        XOrder::Fixed { stretch: 16, has_sums: false } => launch!(gemv_x_16),
+        XOrder::Fixed { stretch: 16, has_sums: true } => launch!(gemv_x_16_sums),
+        XOrder::Fixed { has_sums: false, .. } => launch!(gemv_x_32),
+        XOrder::Fixed { has_sums: true, .. } => launch!(gemv_x_32_sums),
+    }
+    .unwrap();
+    (words_buffer, numbers_buffer)
 }
 
 /// One vector and one block.
@@ -81,13 +112,14 @@ fn check<Q: RandomBlock + GpuLayout + Product, D: Device>(
     let (blocks, w) = weights::<Q>(&mut rng, n_rows * n_cols / Q::ELEMENTS);
     let x = vectors(&mut rng, n_vectors, n_cols);
     let device_w = device.upload(&packed(&blocks, n_cols), Purpose::Weights).unwrap();
-    let device_x = device.upload(&x, Purpose::Activations).unwrap();
+    let (device_x, x_numbers) = converted::<Q, D>(device, &x, [n_vectors, max_vectors, n_cols]);
     let mut y = device.alloc(n_vectors * n_rows, Purpose::Activations).unwrap();
     let [n_vectors_u32, n_rows_u32, n_cols_u32] = [n_vectors, n_rows, n_cols].map(|n| n as u32);
     let args = Args {
         y: &mut y,
         w: &device_w,
         x: &device_x,
+        x_numbers: &x_numbers,
         n_vectors: n_vectors_u32,
         n_rows: n_rows_u32,
         n_cols: n_cols_u32,
@@ -162,12 +194,12 @@ macro_rules! formats {
             use super::*;
 
             pub fn launch<D: Device>(device: &D, args: Args<'_>, grid: Grid, max_vectors: usize) {
-                let Args { y, w, x, n_vectors, n_rows, n_cols } = args;
+                let Args { y, w, x, x_numbers, n_vectors, n_rows, n_cols } = args;
                 match max_vectors {
-                    1 => device.launch($one { y, w, x, n_rows, n_cols }, grid),
-                    4 => device.launch($four { y, w, x, n_vectors, n_rows, n_cols }, grid),
-                    8 => device.launch($eight { y, w, x, n_vectors, n_rows, n_cols }, grid),
-                    _ => device.launch($sixteen { y, w, x, n_vectors, n_rows, n_cols }, grid),
+                    1 => device.launch($one { y, w, x, x_numbers, n_rows, n_cols }, grid),
+                    4 => device.launch($four { y, w, x, x_numbers, n_vectors, n_rows, n_cols }, grid),
+                    8 => device.launch($eight { y, w, x, x_numbers, n_vectors, n_rows, n_cols }, grid),
+                    _ => device.launch($sixteen { y, w, x, x_numbers, n_vectors, n_rows, n_cols }, grid),
                 }
                 .unwrap();
             }
@@ -323,15 +355,15 @@ fn x_larger_than_shared_memory() {
 /// An element of x that is no number, or infinite, must show in the result.
 #[test]
 fn no_number_is_lost() {
-    fn check_lost<Q: RandomBlock + GpuLayout, D: Device>(device: &D, launch: Launcher<D>) {
+    fn check_lost<Q: RandomBlock + GpuLayout + Product, D: Device>(device: &D, launch: Launcher<D>) {
         for lost in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let (blocks, _) = weights::<Q>(&mut Rng::new(3), 16 * 256 / Q::ELEMENTS);
             let w = device.upload(&packed(&blocks, 256), Purpose::Weights).unwrap();
             let mut x = vec![0.5; 256];
             x[77] = lost;
-            let x = device.upload(&x, Purpose::Activations).unwrap();
+            let (x, x_numbers) = &converted::<Q, D>(device, &x, [1, 1, 256]);
             let mut y = device.alloc(16, Purpose::Activations).unwrap();
-            let args = Args { y: &mut y, w: &w, x: &x, n_vectors: 1, n_rows: 16, n_cols: 256 };
+            let args = Args { y: &mut y, w: &w, x, x_numbers, n_vectors: 1, n_rows: 16, n_cols: 256 };
             launch(device, args, Grid::x(1), 1);
             let found = device.download(&y).unwrap();
             assert!(found.iter().all(|y| !y.is_finite()), "{} with {lost}: {found:?}", Q::NAME);

@@ -319,6 +319,23 @@ fn of_equals_at_a_border_the_lowest_ids_stay() {
     check_ends(sampling::Chain { top_k: 1, ..PLAIN }, &[-0.0, 0.0, -0.0], [0, 0]);
 }
 
+/// One slice has nearly all of the best: among the largest logits of the slices the border lies far too low.
+#[test]
+fn the_best_in_one_slice() {
+    let mut logits = vec![-3.0; 3 * SLICE];
+    logits[2] = 1.0;
+    for n_best in [200, 400] {
+        logits[SLICE + 100..SLICE + 100 + n_best].fill(1.5);
+        for top_k in [2, 3] {
+            let last = SLICE + 100 + top_k - 1;
+            let chain = sampling::Chain { top_k, ..PLAIN };
+            check_ends(chain, &logits, [SLICE as u32 + 100, last as u32]);
+        }
+        let chain = sampling::Chain { top_k: 3, top_p: 0.5, ..PLAIN };
+        check_ends(chain, &logits, [SLICE as u32 + 100, SLICE as u32 + 101]);
+    }
+}
+
 #[test]
 fn flat_logits_of_a_large_vocabulary() {
     let n_vocab = 40_003;

@@ -25,6 +25,9 @@ pub trait Accelerator: Device + Send + Sized {
     /// Blocks that run at the same time, roughly: the number of multiprocessors.
     fn n_multiprocessors(&self) -> usize;
 
+    /// Whether kernels for compute capability 9.0 are what to use.
+    fn is_hopper(&self) -> bool;
+
     /// Bytes that can be allocated; none where that is not known.
     fn available_bytes(&self) -> Result<Option<u64>, Self::Error>;
 
@@ -86,6 +89,11 @@ impl Accelerator for Emulator {
     /// blocks.
     fn n_multiprocessors(&self) -> usize {
         4
+    }
+
+    /// It runs those kernels too, but at a tenth of the speed of the others.
+    fn is_hopper(&self) -> bool {
+        false
     }
 
     fn available_bytes(&self) -> Result<Option<u64>, emulator::Error> {

@@ -89,7 +89,7 @@ impl<D: Accelerator> Gpu<D> {
 }
 
 /// A buffer of `n` elements: what is there, or a new one. The old one stays until the step's launches have run.
-fn grown<'a, D: Device>(
+pub(super) fn grown<'a, D: Device>(
     device: &D,
     buffer: &'a mut Option<DeviceBuffer<f32>>,
     outgrown: &mut Vec<DeviceBuffer<f32>>,

@@ -7,7 +7,10 @@ use kernels_gpu::launch::DeviceSlice;
 use super::accelerator::{Accelerator, READING_WORDS, device_error, read_chunk};
 use super::weights::Upload;
 use crate::backend::Error;
-use crate::cuda::{self, Chunk, Cuda, Destination, Readback, Uploader};
+use crate::cuda::{self, Chunk, Cuda, Destination, Readback, Uploader, Version};
+
+/// The only compute capability with these tensor cores.
+const HOPPER: Version = Version::new(9, 0);
 
 /// Threads that read a file: as many as there are cores, up to the number at which the link is full.
 const UPLOAD_THREADS_MAX: usize = 8;
@@ -27,6 +30,10 @@ impl Accelerator for Cuda {
 
     fn n_multiprocessors(&self) -> usize {
         self.info().n_multiprocessors as usize
+    }
+
+    fn is_hopper(&self) -> bool {
+        self.info().capability == HOPPER
     }
 
     fn available_bytes(&self) -> Result<Option<u64>, cuda::Error> {

@@ -2,11 +2,13 @@
 
 use kernels_gpu::embedding::*;
 use kernels_gpu::gemm::*;
+use kernels_gpu::gemm_quant::plan::Plan;
 use kernels_gpu::gemv::{self, *};
 use kernels_gpu::launch::{Device, DeviceSlice, Grid};
 use kernels_gpu::quant::layout::GpuLayout;
 use kernels_gpu::quant::{self, QuantBlock};
 use kernels_gpu::repack::*;
+use kernels_gpu::simt::f16;
 
 use crate::gguf::GgmlType;
 
@@ -150,40 +152,72 @@ impl Format {
         if self.0 == GgmlType::F32 { 1 } else { gemv::MAX_VECTORS }
     }
 
+    /// The form in which [`Self::gemv`] takes vectors; none if as they are.
+    pub fn x_order(self) -> Option<XOrder> {
+        macro_rules! order {
+            ($($ty:ident),+) => {
+                match self.0 {
+                    GgmlType::F32 => None,
+                    $(GgmlType::$ty => Some(<quant::$ty as Product>::X_ORDER),)+
+                    other => unreachable!("Format::new admits no {}", other.name()),
+                }
+            };
+        }
+        order!(F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K, IQ4_NL, IQ4_XS, MXFP4)
+    }
+
+    /// y[o] = Σ w[o, k] · x[k] with weights in f32, with at most `max_blocks` blocks.
+    pub fn gemv_f32<D: Device>(
+        device: &D,
+        y: &mut DeviceSlice<f32>,
+        w: &DeviceSlice<u8>,
+        x: &DeviceSlice<f32>,
+        [n_rows, n_cols]: [usize; 2],
+        max_blocks: usize,
+    ) -> Result<(), D::Error> {
+        let grid = Grid::x(u32_of(gemv_blocks(n_rows, max_blocks)));
+        device.launch(gemv_f32 { y, w, x, n_rows: u32_of(n_rows), n_cols: u32_of(n_cols) }, grid)
+    }
+
     /// y[t, o] = Σ w[o, k] · x[t, k] for a few vectors, with at most `max_blocks` blocks.
     ///
     /// # Panics
-    /// If there are more vectors than [`Self::gemv_vectors`].
+    /// If there are more vectors than [`Self::gemv_vectors`], or the vectors are not in the format's form.
     pub fn gemv<D: Device>(
         self,
         device: &D,
         y: &mut DeviceSlice<f32>,
         w: &DeviceSlice<u8>,
-        x: &DeviceSlice<f32>,
-        [n_vectors, n_rows, n_cols]: [usize; 3],
+        x: ConvertedX<'_>,
+        [n_rows, n_cols]: [usize; 2],
         max_blocks: usize,
     ) -> Result<(), D::Error> {
-        let allowed = self.gemv_vectors();
-        assert!((1..=allowed).contains(&n_vectors), "{n_vectors} vectors, allowed: 1 to {allowed}");
+        let ConvertedX { order, words: x, numbers: x_numbers, n_vectors } = x;
+        assert!(self.x_order() == Some(order), "vectors in {order:?}, needed: {:?}", self.x_order());
         let grid = Grid::x(u32_of(gemv_blocks(n_rows, max_blocks)));
+        let max_vectors = gemv_max_vectors(n_vectors);
         let [n_rows, n_cols, n_vectors] = [n_rows, n_cols, n_vectors].map(u32_of);
-        match n_vectors {
+        match max_vectors {
             1 => launch_by_format!(device, self, grid,
-                [gemv_f32: F32, gemv_f16: F16, gemv_bf16: BF16, gemv_q4_0: Q4_0, gemv_q4_1: Q4_1, gemv_q5_0: Q5_0,
-                 gemv_q5_1: Q5_1, gemv_q8_0: Q8_0, gemv_q4_k: Q4_K, gemv_q5_k: Q5_K, gemv_q6_k: Q6_K, gemv_q2_k: Q2_K, gemv_q3_k: Q3_K, gemv_iq4_nl: IQ4_NL, gemv_iq4_xs: IQ4_XS, gemv_mxfp4: MXFP4],
-                { y: y, w: w, x: x, n_rows: n_rows, n_cols: n_cols }),
-            2..=4 => launch_by_format!(device, self, grid,
+                [gemv_f16: F16, gemv_bf16: BF16, gemv_q4_0: Q4_0, gemv_q4_1: Q4_1, gemv_q5_0: Q5_0,
+                 gemv_q5_1: Q5_1, gemv_q8_0: Q8_0, gemv_q4_k: Q4_K, gemv_q5_k: Q5_K, gemv_q6_k: Q6_K,
+                 gemv_q2_k: Q2_K, gemv_q3_k: Q3_K, gemv_iq4_nl: IQ4_NL, gemv_iq4_xs: IQ4_XS, gemv_mxfp4: MXFP4],
+                { y: y, w: w, x: x, x_numbers: x_numbers, n_rows: n_rows, n_cols: n_cols }),
+            4 => launch_by_format!(device, self, grid,
                 [gemv_f16_n4: F16, gemv_bf16_n4: BF16, gemv_q4_0_n4: Q4_0, gemv_q4_1_n4: Q4_1, gemv_q5_0_n4: Q5_0,
-                 gemv_q5_1_n4: Q5_1, gemv_q8_0_n4: Q8_0, gemv_q4_k_n4: Q4_K, gemv_q5_k_n4: Q5_K, gemv_q6_k_n4: Q6_K, gemv_q2_k_n4: Q2_K, gemv_q3_k_n4: Q3_K, gemv_iq4_nl_n4: IQ4_NL, gemv_iq4_xs_n4: IQ4_XS, gemv_mxfp4_n4: MXFP4],
-                { y: y, w: w, x: x, n_vectors: n_vectors, n_rows: n_rows, n_cols: n_cols }),
-            5..=8 => launch_by_format!(device, self, grid,
+                 gemv_q5_1_n4: Q5_1, gemv_q8_0_n4: Q8_0, gemv_q4_k_n4: Q4_K, gemv_q5_k_n4: Q5_K, gemv_q6_k_n4: Q6_K,
+                 gemv_q2_k_n4: Q2_K, gemv_q3_k_n4: Q3_K, gemv_iq4_nl_n4: IQ4_NL, gemv_iq4_xs_n4: IQ4_XS, gemv_mxfp4_n4: MXFP4],
+                { y: y, w: w, x: x, x_numbers: x_numbers, n_vectors: n_vectors, n_rows: n_rows, n_cols: n_cols }),
+            8 => launch_by_format!(device, self, grid,
                 [gemv_f16_n8: F16, gemv_bf16_n8: BF16, gemv_q4_0_n8: Q4_0, gemv_q4_1_n8: Q4_1, gemv_q5_0_n8: Q5_0,
-                 gemv_q5_1_n8: Q5_1, gemv_q8_0_n8: Q8_0, gemv_q4_k_n8: Q4_K, gemv_q5_k_n8: Q5_K, gemv_q6_k_n8: Q6_K, gemv_q2_k_n8: Q2_K, gemv_q3_k_n8: Q3_K, gemv_iq4_nl_n8: IQ4_NL, gemv_iq4_xs_n8: IQ4_XS, gemv_mxfp4_n8: MXFP4],
-                { y: y, w: w, x: x, n_vectors: n_vectors, n_rows: n_rows, n_cols: n_cols }),
+                 gemv_q5_1_n8: Q5_1, gemv_q8_0_n8: Q8_0, gemv_q4_k_n8: Q4_K, gemv_q5_k_n8: Q5_K, gemv_q6_k_n8: Q6_K,
+                 gemv_q2_k_n8: Q2_K, gemv_q3_k_n8: Q3_K, gemv_iq4_nl_n8: IQ4_NL, gemv_iq4_xs_n8: IQ4_XS, gemv_mxfp4_n8: MXFP4],
+                { y: y, w: w, x: x, x_numbers: x_numbers, n_vectors: n_vectors, n_rows: n_rows, n_cols: n_cols }),
             _ => launch_by_format!(device, self, grid,
                 [gemv_f16_n16: F16, gemv_bf16_n16: BF16, gemv_q4_0_n16: Q4_0, gemv_q4_1_n16: Q4_1, gemv_q5_0_n16: Q5_0,
-                 gemv_q5_1_n16: Q5_1, gemv_q8_0_n16: Q8_0, gemv_q4_k_n16: Q4_K, gemv_q5_k_n16: Q5_K, gemv_q6_k_n16: Q6_K, gemv_q2_k_n16: Q2_K, gemv_q3_k_n16: Q3_K, gemv_iq4_nl_n16: IQ4_NL, gemv_iq4_xs_n16: IQ4_XS, gemv_mxfp4_n16: MXFP4],
-                { y: y, w: w, x: x, n_vectors: n_vectors, n_rows: n_rows, n_cols: n_cols }),
+                 gemv_q5_1_n16: Q5_1, gemv_q8_0_n16: Q8_0, gemv_q4_k_n16: Q4_K, gemv_q5_k_n16: Q5_K, gemv_q6_k_n16: Q6_K,
+                 gemv_q2_k_n16: Q2_K, gemv_q3_k_n16: Q3_K, gemv_iq4_nl_n16: IQ4_NL, gemv_iq4_xs_n16: IQ4_XS, gemv_mxfp4_n16: MXFP4],
+                { y: y, w: w, x: x, x_numbers: x_numbers, n_vectors: n_vectors, n_rows: n_rows, n_cols: n_cols }),
         }
     }
 
@@ -202,6 +236,94 @@ impl Format {
             [gemm_f32: F32, gemm_f16: F16, gemm_bf16: BF16, gemm_q4_0: Q4_0, gemm_q4_1: Q4_1, gemm_q5_0: Q5_0,
              gemm_q5_1: Q5_1, gemm_q8_0: Q8_0, gemm_q4_k: Q4_K, gemm_q5_k: Q5_K, gemm_q6_k: Q6_K, gemm_q2_k: Q2_K, gemm_q3_k: Q3_K, gemm_iq4_nl: IQ4_NL, gemm_iq4_xs: IQ4_XS, gemm_mxfp4: MXFP4],
             { y: y, w: w, x: x, n_tokens: u32_of(n_tokens), n_rows: u32_of(n_rows), n_cols: u32_of(n_cols) })
+    }
+
+    /// Whether [`Self::gemm_quant`] works.
+    pub fn has_gemm_quant(self) -> bool {
+        use GgmlType::*;
+        matches!(self.0, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q4_K | Q5_K | Q6_K)
+    }
+
+    /// The product of a plan, on Hopper; x and its scales from `narrow_f16`.
+    pub fn gemm_quant<D: Device>(
+        self,
+        device: &D,
+        plan: Plan,
+        y: &mut DeviceSlice<f32>,
+        w: &DeviceSlice<u8>,
+        x: (&DeviceSlice<f16>, &DeviceSlice<f32>),
+        parts: &mut DeviceSlice<f32>,
+    ) -> Result<(), D::Error> {
+        match self.0 {
+            GgmlType::Q4_0 => plan.launch::<quant::Q4_0, D>(device, y, w, x, parts),
+            GgmlType::Q4_1 => plan.launch::<quant::Q4_1, D>(device, y, w, x, parts),
+            GgmlType::Q5_0 => plan.launch::<quant::Q5_0, D>(device, y, w, x, parts),
+            GgmlType::Q5_1 => plan.launch::<quant::Q5_1, D>(device, y, w, x, parts),
+            GgmlType::Q8_0 => plan.launch::<quant::Q8_0, D>(device, y, w, x, parts),
+            GgmlType::Q4_K => plan.launch::<quant::Q4_K, D>(device, y, w, x, parts),
+            GgmlType::Q5_K => plan.launch::<quant::Q5_K, D>(device, y, w, x, parts),
+            GgmlType::Q6_K => plan.launch::<quant::Q6_K, D>(device, y, w, x, parts),
+            other => panic!("no kernel of Hopper for {}", other.name()),
+        }
+    }
+}
+
+/// Vectors in the form that a GEMV takes.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvertedX<'a> {
+    order: XOrder,
+    words: &'a DeviceSlice<u32>,
+    numbers: &'a DeviceSlice<f32>,
+    n_vectors: usize,
+}
+
+impl<'a> ConvertedX<'a> {
+    /// Words and numbers that [`Self::new`] needs.
+    pub fn len(order: XOrder, [n_vectors, n_cols]: [usize; 2]) -> [usize; 2] {
+        order.len(gemv_max_vectors(n_vectors), n_cols)
+    }
+
+    /// Converts vectors.
+    pub fn new<D: Device>(
+        device: &D,
+        order: XOrder,
+        words: &'a mut DeviceSlice<u32>,
+        numbers: &'a mut DeviceSlice<f32>,
+        x: &DeviceSlice<f32>,
+        [n_vectors, n_cols]: [usize; 2],
+    ) -> Result<Self, D::Error> {
+        let len = Self::len(order, [n_vectors, n_cols]);
+        assert!([words.len(), numbers.len()] == len, "{} and {}, not {len:?}", words.len(), numbers.len());
+        let max_vectors = gemv_max_vectors(n_vectors);
+        let grid = Grid::x(u32_of(gemv_x_blocks(max_vectors, n_cols)));
+        {
+            let (words, numbers) = (&mut *words, &mut *numbers);
+            let [n_vectors, max_vectors, n_cols] = [n_vectors, max_vectors, n_cols].map(u32_of);
+            macro_rules! launch {
+                ($kernel:ident) => {
+                    device.launch($kernel { words, numbers, x, n_vectors, max_vectors, n_cols }, grid)?
+                };
+            }
+            match order {
+                XOrder::F16 => launch!(gemv_x_f16),
+                XOrder::BF16 => launch!(gemv_x_bf16),
+                XOrder::Fixed { stretch: 16, has_sums: false } => launch!(gemv_x_16),
+                XOrder::Fixed { stretch: 16, has_sums: true } => launch!(gemv_x_16_sums),
+                XOrder::Fixed { has_sums: false, .. } => launch!(gemv_x_32),
+                XOrder::Fixed { has_sums: true, .. } => launch!(gemv_x_32_sums),
+            }
+        }
+        Ok(ConvertedX { order, words, numbers, n_vectors })
+    }
+
+    /// Vectors that [`Self::new`] has converted before.
+    pub fn made(
+        order: XOrder,
+        words: &'a DeviceSlice<u32>,
+        numbers: &'a DeviceSlice<f32>,
+        n_vectors: usize,
+    ) -> Self {
+        ConvertedX { order, words, numbers, n_vectors }
     }
 }
 

@@ -10,7 +10,9 @@ mod attention;
 mod choose;
 mod cuda;
 mod format;
+mod hopper;
 mod ops;
+mod products;
 mod weights;
 
 use std::collections::VecDeque;
@@ -33,6 +35,7 @@ use weights::{Arena, Piece, Upload};
 #[derive(Clone, Copy, Debug)]
 pub struct GpuOptions {
     chunk_bytes: usize,
+    is_hopper: Option<bool>,
 }
 
 /// A chunk size that no upload can work with.
@@ -58,15 +61,21 @@ impl GpuOptions {
     /// A size outside of the limits.
     pub fn with_chunk_bytes(chunk_bytes: usize) -> Result<Self, ChunkSizeError> {
         match (Self::MIN_CHUNK_BYTES..=Self::MAX_CHUNK_BYTES).contains(&chunk_bytes) {
-            true => Ok(GpuOptions { chunk_bytes }),
+            true => Ok(GpuOptions { chunk_bytes, ..GpuOptions::default() }),
             false => Err(ChunkSizeError { found: chunk_bytes }),
         }
+    }
+
+    /// The same with prompts going through the kernels for compute capability 9.0 (`true`) or those for every GPU (`false`);
+    /// by default as it suits the device. The emulator runs both; a GPU of another kind refuses to launch the former.
+    pub fn with_hopper_kernels(self, is_hopper: bool) -> Self {
+        GpuOptions { is_hopper: Some(is_hopper), ..self }
     }
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        GpuOptions { chunk_bytes: 1 << 20 }
+        GpuOptions { chunk_bytes: 1 << 20, is_hopper: None }
     }
 }
 
@@ -85,6 +94,8 @@ pub struct Gpu<D: Accelerator> {
     inputs: Inputs,
     /// Where attention leaves its parts, and a status of a choice: see `ops`.
     scratch: Scratch,
+    /// For prompts on Hopper; none before a model is loaded, and on other GPUs.
+    hopper: Option<hopper::Workspace>,
     /// What a sampler's stages work with; made when they first do.
     choosing: Option<Choosing>,
     /// Choices on their way to the host, oldest first; and places for more.
@@ -122,6 +133,9 @@ impl Inputs {
 struct Scratch {
     part_out: Option<DeviceBuffer<f32>>, // [n_tokens, n_heads, n_splits, head_dim]
     part_ml: Option<DeviceBuffer<f32>>,  // [n_tokens, n_heads, n_splits, 2]
+    /// The vectors of a product, converted: see `ConvertedX`.
+    x_words: Option<DeviceBuffer<f32>>,
+    x_numbers: Option<DeviceBuffer<f32>>,
     /// Buffers that launches of this step use, and that are too small for later ones.
     outgrown: Vec<DeviceBuffer<f32>>,
 }
@@ -172,6 +186,7 @@ impl<D: Accelerator> Gpu<D> {
             activation_bytes: 0,
             inputs,
             scratch: Scratch::default(),
+            hopper: None,
             choosing: None,
             readings: VecDeque::new(),
             idle_readings: Vec::new(),
@@ -181,6 +196,10 @@ impl<D: Accelerator> Gpu<D> {
     /// The device, for what only it can say.
     pub fn device(&self) -> &D {
         &self.device
+    }
+
+    fn is_hopper(&self) -> bool {
+        self.options.is_hopper.unwrap_or(self.device.is_hopper())
     }
 
     fn format(&self, tensor: &str, ty: GgmlType) -> Result<Format, Error> {

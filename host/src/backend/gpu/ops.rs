@@ -19,9 +19,9 @@ use super::accelerator::{Accelerator, device_error};
 use super::choose::can_choose;
 use super::format::u32_of;
 use super::weights::Arena;
-use super::{Gpu, GpuKvLayer, GpuMatrix, GpuVector};
+use super::{Gpu, GpuKvLayer, GpuMatrix, GpuVector, hopper};
 use crate::backend::{
-    AttentionShape, Backend, Error, KvShape, MatrixSource, Memory, RopePairs, RopeShape, Step,
+    AttentionShape, Backend, BatchShape, Error, KvShape, MatrixSource, Memory, RopePairs, RopeShape, Step,
 };
 use crate::gguf::GgmlType;
 use crate::sampler::Sampler;
@@ -31,10 +31,10 @@ pub(super) const HEAD_DIM_MAX: usize = attention_decode::MAX_HEAD_DIM;
 
 /// Up to so many tokens have their attention split over the keys, and f32 matrices read for each of them. More share the
 /// reading, in tiles of 64 tokens and of 32 queries, most of which a few tokens would leave empty.
-const FEW_TOKENS: usize = 8;
+pub(super) const FEW_TOKENS: usize = 8;
 
-/// Blocks of a GEMV for each multiprocessor: one has enough loads in flight, and leaves room for the next kernel's.
-const GEMV_BLOCKS_PER_MULTIPROCESSOR: usize = 1;
+/// Tokens of a batch where prompts are computed in f32.
+const BEST_BATCH: usize = 512;
 
 impl<D: Accelerator> Gpu<D> {
     fn launch<K: Launch>(&self, kernel: K, grid: Grid) -> Result<(), Error> {
@@ -89,12 +89,16 @@ impl<D: Accelerator> Gpu<D> {
 ///
 /// # Panics
 /// If the buffer has fewer.
-fn rows(buffer: &DeviceBuffer<f32>, n_tokens: usize, width: usize) -> &DeviceSlice<f32> {
+pub(super) fn rows(buffer: &DeviceBuffer<f32>, n_tokens: usize, width: usize) -> &DeviceSlice<f32> {
     buffer.slice(0..n_tokens * width)
 }
 
 /// As [`rows`], to be written.
-fn rows_mut(buffer: &mut DeviceBuffer<f32>, n_tokens: usize, width: usize) -> &mut DeviceSlice<f32> {
+pub(super) fn rows_mut(
+    buffer: &mut DeviceBuffer<f32>,
+    n_tokens: usize,
+    width: usize,
+) -> &mut DeviceSlice<f32> {
     buffer.slice_mut(0..n_tokens * width)
 }
 
@@ -151,6 +155,27 @@ impl<D: Accelerator> Backend for Gpu<D> {
         let buffer = self.device.zeros(len, Purpose::Activations).map_err(device_error)?;
         self.activation_bytes += buffer.size_bytes() as u64;
         Ok(buffer)
+    }
+
+    fn workspace_bytes(&self, shape: BatchShape) -> Option<u64> {
+        match self.is_hopper() {
+            true => hopper::workspace_bytes(shape, self.device.n_multiprocessors()),
+            false => Some(0),
+        }
+    }
+
+    fn reserve(&mut self, shape: BatchShape) -> Result<(), Error> {
+        if self.is_hopper() {
+            let n_multiprocessors = self.device.n_multiprocessors();
+            let workspace = hopper::Workspace::new(&self.device, shape, n_multiprocessors);
+            self.hopper = Some(workspace.map_err(device_error)?);
+            self.activation_bytes += self.workspace_bytes(shape).expect("a size that was admitted");
+        }
+        Ok(())
+    }
+
+    fn best_batch(&self) -> usize {
+        if self.is_hopper() { hopper::BEST_BATCH } else { BEST_BATCH }
     }
 
     fn new_kv_layer(&mut self, shape: KvShape) -> Result<GpuKvLayer, Error> {
@@ -224,22 +249,17 @@ impl<D: Accelerator> Backend for Gpu<D> {
         x: &DeviceBuffer<f32>,
         n_tokens: usize,
     ) -> Result<(), Error> {
-        let GpuMatrix { piece, format, n_rows, n_cols } = w;
-        let (y, x) = (rows_mut(y, n_tokens, *n_rows), rows(x, n_tokens, *n_cols));
-        let (bytes, shape) = (piece.bytes(), [*n_rows, *n_cols]);
-        let vectors = format.gemv_vectors();
-        if n_tokens > vectors.max(FEW_TOKENS) {
-            return format.gemm(&self.device, y, bytes, x, shape, n_tokens).map_err(device_error);
-        }
-        let max_blocks = GEMV_BLOCKS_PER_MULTIPROCESSOR * self.device.n_multiprocessors();
-        for first in (0..n_tokens).step_by(vectors) {
-            let tokens = first..n_tokens.min(first + vectors);
-            let y = y.slice_mut(tokens.start * n_rows..tokens.end * n_rows);
-            let x = x.slice(tokens.start * n_cols..tokens.end * n_cols);
-            let shape = [tokens.len(), *n_rows, *n_cols];
-            format.gemv(&self.device, y, bytes, x, shape, max_blocks).map_err(device_error)?;
-        }
-        Ok(())
+        self.matmul_each([y], [w], x, n_tokens)
+    }
+
+    fn matmul_each<const N: usize>(
+        &mut self,
+        ys: [&mut DeviceBuffer<f32>; N],
+        ws: [&GpuMatrix; N],
+        x: &DeviceBuffer<f32>,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        self.products(ys, ws, x, n_tokens)
     }
 
     fn bias_add(&mut self, y: &mut DeviceBuffer<f32>, b: &GpuVector, n_tokens: usize) -> Result<(), Error> {
@@ -310,6 +330,9 @@ impl<D: Accelerator> Backend for Gpu<D> {
         let (y, q) = (rows_mut(y, n_tokens, width), rows(q, n_tokens, width));
         match n_tokens {
             ..=FEW_TOKENS => self.attention_split(y, q, cache, shape, n_tokens),
+            _ if self.is_prompt_attention(shape.head_dim, n_tokens) => {
+                self.prompt_attention(y, q, cache, shape, n_tokens)
+            }
             _ => self.attention_tiled(y, q, cache, shape, n_tokens),
         }
     }

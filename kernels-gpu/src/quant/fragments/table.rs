@@ -1,5 +1,12 @@
 //! Fragments of the formats whose four-bit quants are indices of a table: IQ4_NL and MXFP4 with tiles of four blocks a row,
-//! IQ4_XS with tiles of one block of 256. Quants lie as in the other four-bit formats; decoding looks them up.
+//! IQ4_XS with tiles of one block of 256. Quants lie as in the other four-bit formats, but for their order in a word: the
+//! lower half has those of columns 4 c to 4 c + 3, the upper those of 16 + 4 c on. Decoding looks them up.
+//!
+//! The hardware chooses four of eight bytes by four nibbles; where a nibble's highest bit is set, it repeats the sign of
+//! the byte instead. So the sixteen levels are two tables of eight, and the exclusive or of both answers is the level,
+//! if what answers with signs answers with zeros or is undone: entries at the same place must be levels of one sign, and negative
+//! ones of the first table are stored inverted. In both formats bit 3 of a quant is the sign; in our layout it is bit 2, and
+//! bit 2 is bit 3. (MXFP4's negative zero has no sign as an integer: in our layout it is the other zero.)
 //!
 //! Scales of IQ4_NL: `[lane]` the halves of block c and rows g and g + 8. Of MXFP4: `[g][half]` a word, byte b the exponent of
 //! block b. Of IQ4_XS: `[g][half]` two words as in the file.
@@ -10,27 +17,49 @@ use super::{
 use crate::quant::{E2M1_LEVELS, IQ4_LEVELS, IQ4_NL, IQ4_XS, MXFP4, half_e8m0};
 use crate::simt::prelude::*;
 
-/// Four neighbouring levels as bytes.
+/// Four bytes of the tables: the levels of quants 4 i to 4 i + 3 of our layout; in the first table, negative ones inverted.
 const fn level_word(levels: &[i8; 16], i: usize) -> u32 {
-    u32::from_le_bytes([
-        levels[4 * i] as u8,
-        levels[4 * i + 1] as u8,
-        levels[4 * i + 2] as u8,
-        levels[4 * i + 3] as u8,
-    ])
+    let mut word = 0;
+    let mut j = 0;
+    while j < 4 {
+        let level = levels[swapped(4 * i as u32 + j) as usize];
+        let byte = if i < 2 && level < 0 { !level } else { level } as u8;
+        word |= (byte as u32) << (8 * j);
+        j += 1;
+    }
+    word
 }
 
-/// The levels of the lower nibbles of a word, and of the upper ones.
+/// Bits 2 and 3 of each nibble exchanged.
+#[inline(always)]
+const fn swapped(word: u32) -> u32 {
+    word & 0x3333_3333 | (word & 0x4444_4444) << 1 | (word & 0x8888_8888) >> 1
+}
+
+/// The lower nibbles of a word's bytes in its lower half, the upper ones in its upper half.
+#[inline(always)]
+fn parted(word: u32) -> u32 {
+    // Pairs in bytes 0 and 2.
+    let pairs = |nibbles: u32| nibbles | nibbles >> 4;
+    math::byte_perm(pairs(word & 0x0f0f_0f0f), pairs(word >> 4 & 0x0f0f_0f0f), 0x6420)
+}
+
+/// Zeros instead of negative zeros.
+#[inline(always)]
+fn without_negative_zero(word: u32) -> u32 {
+    let magnitude = (word | word >> 1 | word >> 2) & 0x1111_1111;
+    word & (0x7777_7777 | magnitude << 3)
+}
+
+/// The levels of the quants in the lower half of a word, and of those in the upper one.
 #[inline(always)]
 fn look_up(levels: [u32; 4], word: u32) -> [u32; 2] {
-    // Four nibbles choose from eight levels each, and their highest bits between the two.
-    let four = |nibbles: u32| {
-        let low = math::byte_perm(levels[0], levels[1], nibbles & 0x7777);
-        let high = math::byte_perm(levels[2], levels[3], nibbles & 0x7777);
-        math::byte_perm(low, high, 0x3210 | (nibbles >> 1) & 0x4444)
+    let other = word ^ 0x8888_8888;
+    let four = |shift: u32| {
+        math::byte_perm(levels[0], levels[1], word >> shift)
+            ^ math::byte_perm(levels[2], levels[3], other >> shift)
     };
-    let (near, far) = (four(word & 0xffff), four(word >> 16));
-    [math::byte_perm(near, far, 0x6420), math::byte_perm(near, far, 0x7531)]
+    [four(0), four(16)]
 }
 
 macro_rules! table_format {
@@ -74,7 +103,9 @@ macro_rules! table_format {
                 if $i < $cols / 8 {
                     let ((g, half), (group, c)) = (split_row($row), ($i / 16, $i / 4 % 4));
                     let $block = 4 * group + $i % 4;
-                    (quants_byte(group, half, 4 * g + c) + 4 * ($i % 4), $word_file($quants_byte + 4 * c))
+                    let word = $word_file($quants_byte + 4 * c);
+                    let word = if $levels[8] == 0 { without_negative_zero(word) } else { word };
+                    (quants_byte(group, half, 4 * g + c) + 4 * ($i % 4), swapped(parted(word)))
                 } else {
                     let $i = $i - $cols / 8;
                     $pack_word

@@ -205,7 +205,10 @@ pub fn dp4a_unsigned(a: u32, b: u32, c: i32) -> i32 {
 
 pub fn byte_perm(a: u32, b: u32, selector: u32) -> u32 {
     let source = u64::from(a) | u64::from(b) << 32;
-    let byte = |i: u32| (source >> (8 * (selector >> (4 * i) & 7))) as u8;
+    let byte = |i: u32| {
+        let (byte, sign) = ((source >> (8 * (selector >> (4 * i) & 7))) as u8, selector >> (4 * i + 3) & 1);
+        if sign == 0 { byte } else { (byte as i8 >> 7) as u8 }
+    };
     u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
 }
 

@@ -1,0 +1,91 @@
+//! Products of matrices and activations: which kernels they go to.
+
+use kernels_gpu::gemv::XOrder;
+use kernels_gpu::launch::{DeviceBuffer, DeviceSlice};
+
+use super::accelerator::{Accelerator, device_error};
+use super::attention::grown;
+use super::format::{ConvertedX, Format};
+use super::ops::{FEW_TOKENS, rows, rows_mut};
+use super::{Gpu, GpuMatrix};
+use crate::backend::Error;
+
+/// Blocks of a GEMV for each multiprocessor: as many as fit. While one waits for x or for its warps, the other works, and twice as
+/// much of the weights is on its way before x is there.
+const GEMV_BLOCKS_PER_MULTIPROCESSOR: usize = 2;
+
+impl<D: Accelerator> Gpu<D> {
+    /// Several matrices applied to one input, which is rounded once for all that want it so.
+    pub(super) fn products<const N: usize>(
+        &mut self,
+        ys: [&mut DeviceBuffer<f32>; N],
+        ws: [&GpuMatrix; N],
+        x: &DeviceBuffer<f32>,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        let x = rows(x, n_tokens, ws[0].n_cols);
+        if ws.iter().any(|w| self.is_prompt_product(w, n_tokens)) {
+            self.narrow(x, n_tokens)?;
+        }
+        // What x was last converted to.
+        let mut converted = None;
+        for (y, w) in ys.into_iter().zip(ws) {
+            assert!(w.n_cols == ws[0].n_cols, "{} and {} columns of one input", w.n_cols, ws[0].n_cols);
+            let y = rows_mut(y, n_tokens, w.n_rows);
+            if self.is_prompt_product(w, n_tokens) {
+                self.prompt_product(y, w, n_tokens)?;
+            } else if n_tokens > w.format.gemv_vectors().max(FEW_TOKENS) {
+                let (bytes, shape) = (w.piece.bytes(), [w.n_rows, w.n_cols]);
+                w.format.gemm(&self.device, y, bytes, x, shape, n_tokens).map_err(device_error)?;
+            } else if let Some(order) = w.format.x_order() {
+                self.matmul_few(y, w, x, order, n_tokens, converted != Some(order))?;
+                converted = Some(order);
+            } else {
+                self.matmul_f32_few(y, w, x, n_tokens)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A product with a few vectors, converted now or by the last call.
+    fn matmul_few(
+        &mut self,
+        y: &mut DeviceSlice<f32>,
+        w: &GpuMatrix,
+        x: &DeviceSlice<f32>,
+        order: XOrder,
+        n_tokens: usize,
+        is_x_new: bool,
+    ) -> Result<(), Error> {
+        let Gpu { device, scratch, .. } = self;
+        let x_shape = [n_tokens, w.n_cols];
+        let [n_words, n_numbers] = ConvertedX::len(order, x_shape);
+        let words = grown(device, &mut scratch.x_words, &mut scratch.outgrown, n_words)?.cast_mut();
+        let numbers = grown(device, &mut scratch.x_numbers, &mut scratch.outgrown, n_numbers)?;
+        let x = if is_x_new {
+            ConvertedX::new(device, order, words, numbers, x, x_shape).map_err(device_error)?
+        } else {
+            ConvertedX::made(order, words, numbers, n_tokens)
+        };
+        let max_blocks = GEMV_BLOCKS_PER_MULTIPROCESSOR * device.n_multiprocessors();
+        let shape = [w.n_rows, w.n_cols];
+        w.format.gemv(device, y, w.piece.bytes(), x, shape, max_blocks).map_err(device_error)
+    }
+
+    /// A product with a few vectors and weights in f32, which are read for each of them.
+    fn matmul_f32_few(
+        &self,
+        y: &mut DeviceSlice<f32>,
+        w: &GpuMatrix,
+        x: &DeviceSlice<f32>,
+        n_tokens: usize,
+    ) -> Result<(), Error> {
+        let (shape, max_blocks) = ([w.n_rows, w.n_cols], self.device.n_multiprocessors());
+        for token in 0..n_tokens {
+            let y = y.slice_mut(token * w.n_rows..(token + 1) * w.n_rows);
+            let x = x.slice(token * w.n_cols..(token + 1) * w.n_cols);
+            Format::gemv_f32(&self.device, y, w.piece.bytes(), x, shape, max_blocks).map_err(device_error)?;
+        }
+        Ok(())
+    }
+}
