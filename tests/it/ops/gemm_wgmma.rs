@@ -200,22 +200,22 @@ fn plans() {
         matrices.map(plan).join("\n")
     };
     insta::assert_snapshot!(of_tokens(16), @r"
-    16 x 6144 x 4096: 128 blocks, tiles of 64 x 192, each split among 4
-    16 x 4096 x 4096: 128 blocks, tiles of 64 x 128, each split among 4
+    16 x 6144 x 4096: 96 blocks, tiles of 64 x 128, each split among 2
+    16 x 4096 x 4096: 88 blocks, tiles of 64 x 192, each split among 4
     16 x 28672 x 4096: 128 blocks, tiles of 128 x 224
-    16 x 4096 x 14336: 128 blocks, tiles of 64 x 128, each split among 4
+    16 x 4096 x 14336: 88 blocks, tiles of 64 x 192, each split among 4
     ");
     insta::assert_snapshot!(of_tokens(128), @r"
     128 x 6144 x 4096: 96 blocks, tiles of 128 x 64
-    128 x 4096 x 4096: 128 blocks, tiles of 128 x 128, each split among 4
+    128 x 4096 x 4096: 128 blocks, tiles of 64 x 128, each split among 2
     128 x 28672 x 4096: 128 blocks, tiles of 128 x 224
-    128 x 4096 x 14336: 128 blocks, tiles of 128 x 128, each split among 4
+    128 x 4096 x 14336: 128 blocks, tiles of 64 x 128, each split among 2
     ");
     insta::assert_snapshot!(of_tokens(512), @r"
-    512 x 6144 x 4096: 128 blocks, tiles of 128 x 192, 4 a cluster
-    512 x 4096 x 4096: 128 blocks, tiles of 128 x 128, 4 a cluster
+    512 x 6144 x 4096: 128 blocks, tiles of 128 x 192, 2 a cluster
+    512 x 4096 x 4096: 128 blocks, tiles of 128 x 128, 2 a cluster
     512 x 28672 x 4096: 132 blocks, tiles of 128 x 224, 2 a cluster
-    512 x 4096 x 14336: 128 blocks, tiles of 128 x 128, 4 a cluster
+    512 x 4096 x 14336: 128 blocks, tiles of 128 x 128, 2 a cluster
     ");
     insta::assert_snapshot!(of_tokens(8192), @r"
     8192 x 6144 x 4096: 132 blocks, tiles of 128 x 256, 2 a cluster
