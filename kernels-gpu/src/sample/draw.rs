@@ -51,8 +51,8 @@ const SHARED_BYTES: usize = SEARCH_BYTES
 /// Grid: one block for each sequence, along y. Requires: as `sample_slices_f32`, with the same `n_slices`.
 /// Fast because: (1) the best of all slices are on their way before anything is known, and where `top_k` is small and they are
 /// enough, nothing else is read; (2) else it reads a row of sums for each stage, and then the tokens of single bins; where no
-/// more than 2048 tokens are as good as the worst that stays, they are copied to shared memory once; (3) the draw finds the
-/// slice first, and then the token in the order of ids, by one sum. The stages are rounds of one loop, since code that runs
+/// more than 4096 tokens are as good as the worst that stays, they are copied to shared memory once; (3) the draw finds the
+/// slice first, and then the token in the order of ids, by one sum. All searches are rounds of one loop, since code that runs
 /// once is waited for.
 #[kernel(threads = THREADS, shared = SHARED_BYTES, min_blocks = 1, pdl)]
 #[allow(clippy::too_many_arguments)]
