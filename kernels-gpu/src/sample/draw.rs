@@ -8,7 +8,7 @@ use super::chain::{
     BINS, BINS_PER_NAT, Chain, ID_BITS, UNSCALED, WEIGHT_BITS, absolute_bin, below, id_rank, logit_of_key,
     min_p_cut, rank, weight,
 };
-use super::records::{LAST_BIN, RECORDS_BYTES, Records, Row, bin_of};
+use super::records::{HEADS_PER_THREAD, LAST_BIN, RECORDS_BYTES, Records, Row, bin_of};
 use super::search::{FEW, Found, Item, Items, NUMBERS, SEARCH_BYTES, Search};
 use super::slices::SLICE;
 use super::{STATUS_NAN, STATUS_NO_CANDIDATE, random};
@@ -74,14 +74,13 @@ pub fn sample_draw_f32(
     let chain = Chain::load(chains, sequence);
     let heads = draw.records.heads();
     let largest = draw.records.compare();
-    draw.keep_heads(heads);
     let (token, status) = if largest == f32::INFINITY {
         (0, STATUS_NAN)
     } else if largest == f32::NEG_INFINITY {
         (0, STATUS_NO_CANDIDATE)
     } else {
         let n = position.wrapping_add(chain.draw_offset);
-        (draw.token(&chain, largest, random::unit(chain.random_key, n as u64)), 0)
+        (draw.token(&chain, &heads, largest, random::unit(chain.random_key, n as u64)), 0)
     };
     if thread::thread_idx_x() == 0 {
         chosen.store::<2>(2 * sequence, [token, status]);
@@ -224,11 +223,15 @@ impl Draw {
 
     /// Draws from what the stages leave.
     #[inline(always)]
-    fn token(&self, chain: &Chain, largest: f32, unit: f64) -> u32 {
+    fn token(&self, chain: &Chain, heads: &[Item; HEADS_PER_THREAD], largest: f32, unit: f64) -> u32 {
         // The lowest rank that stays.
         let mut cut = 0;
-        let mut chosen = Chosen { n_listed: None, with_better: false };
         let mut stage = Stage::first(chain);
+        let mut guess = if stage.row == Row::Counts { self.guess_bin(chain.top_k) } else { None };
+        let mut chosen = match guess {
+            Some(bin) => self.list_heads(bin, heads, largest),
+            None => Chosen { n_listed: None, with_better: false },
+        };
         loop {
             let is_draw = stage.row == Row::Draw;
             if is_draw {
@@ -236,21 +239,18 @@ impl Draw {
             }
             // The sum that is looked for, and the bin to which it is relative, if any.
             let (mut target, mut bin) = (None, None);
+            let mut found = Found::nothing(0);
+            if stage.row == Row::Counts {
+                found = Found::nothing(stage.target(0, chain, unit));
+                target = Some(found.target);
+            }
             if !chosen.with_better {
-                let found = match stage.row {
-                    Row::Counts => Found::nothing(stage.target(0, chain, unit)),
-                    _ => {
-                        self.sum_slices(cut, stage, largest);
-                        self.first_slice(|total| stage.target(total, chain, unit))
-                    }
-                };
+                if stage.row != Row::Counts {
+                    self.sum_slices(cut, stage, largest);
+                    found = self.first_slice(|total| stage.target(total, chain, unit));
+                }
                 if is_draw {
                     return self.draw_from_slice(found, cut, stage, largest);
-                }
-                target = Some(found.target);
-                let mut guess = if stage.row == Row::Counts { self.guess_bin(chain.top_k) } else { None };
-                if let Some(bin) = guess {
-                    chosen = self.list_heads(bin, largest);
                 }
                 while !chosen.with_better {
                     let (mut found, mut worst) = (Found { index: guess.unwrap_or(0), ..found }, LAST_BIN);

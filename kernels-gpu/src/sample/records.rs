@@ -102,23 +102,23 @@ impl Records {
         self.largest.get(slice)
     }
 
-    /// How many slices have their largest logit in the bins up to this one, and in better ones.
+    /// The bin of a slice's largest logit, and how many of a lane's share of the slices come before this one in the order of
+    /// those bins, of equals the one with the lower number.
     #[inline(always)]
-    pub fn slices_through(&self, bin: u32) -> (u32, u32) {
-        let (mut through, mut before) = (0, 0);
-        let mut slice = 0;
-        while slice < self.n_slices {
+    pub fn slices_before(&self, slice: usize, lane: usize, n_lanes: usize) -> (u32, u32) {
+        let own = self.below.get(slice);
+        let (mut n, mut first) = (0, 4 * lane);
+        while first < self.n_slices {
             // Past the last slice there are those that are in no bin.
-            let below = self.below.load::<4>(slice);
+            let below = self.below.load::<4>(first);
             let mut i = 0;
             while i < 4 {
-                through += (below[i] <= bin) as u32;
-                before += (below[i] < bin) as u32;
+                n += (below[i] < own || below[i] == own && first + i < slice) as u32;
                 i += 1;
             }
-            slice += 4;
+            first += 4 * n_lanes;
         }
-        (through, before)
+        (own, n)
     }
 
     /// Which sum of a slice's rows covers the bins up to this one; none if the slice has no token in them.

@@ -344,6 +344,21 @@ fn the_best_in_one_slice() {
         let chain = sampling::Chain { top_k: 3, top_p: 0.5, ..PLAIN };
         check_ends(chain, &logits, [SLICE as u32 + 100, SLICE as u32 + 101]);
     }
+    // In one bin, the best of them last.
+    for i in 0..200 {
+        logits[SLICE + 100 + i] = 1.5 + i as f32 * 1e-4;
+    }
+    check_ends(sampling::Chain { top_k: 2, ..PLAIN }, &logits, [SLICE as u32 + 298, SLICE as u32 + 299]);
+}
+
+/// More of the best than are compared each with each, in many slices.
+#[test]
+fn a_nucleus_in_many_slices() {
+    let mut logits = Rng::new(6).normal(7 * SLICE, 0.1);
+    (0..7 * 50).for_each(|i| logits[i / 50 * SLICE + 37 * (i % 50)] += 12.0);
+    let chain = sampling::Chain { top_p: 0.97, ..PLAIN };
+    let sequences: Vec<Sequence> = (0..32).map(|seed| Sequence::new(chain.clone(), &logits, seed)).collect();
+    on_every_device!(|device| assert!(check(device, &sequences) >= 30));
 }
 
 #[test]

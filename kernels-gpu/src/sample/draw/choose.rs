@@ -4,7 +4,11 @@ use super::{Candidates, Chosen, Draw, LIST, PER_THREAD, THREADS, cut_bin};
 use crate::sample::chain::rank;
 use crate::sample::records::{HEADS_PER_THREAD, bin_of};
 use crate::sample::search::{FEW, Item, Items, NUMBERS};
+use crate::sample::sums::lanes_sum;
 use crate::simt::prelude::*;
+
+/// Lanes that share the comparisons of one slice with the others.
+const GUESS_LANES: usize = 4;
 
 impl Draw {
     #[inline(always)]
@@ -40,36 +44,24 @@ impl Draw {
         if t == 0 {
             self.n_listed.set(0, 0);
         }
-        if t < NUMBERS {
-            let (through, before) = self.records.slices_through(t as u32);
-            if before < top_k && top_k <= through {
-                self.n_listed.set(1, t as u32);
+        // Warps stay together.
+        let mut first = 0;
+        while first < self.records.n_slices {
+            let slice = first + t / GUESS_LANES;
+            let (below, n_better) = self.records.slices_before(slice, t % GUESS_LANES, GUESS_LANES);
+            let n_better = lanes_sum(n_better as u64, GUESS_LANES) as u32;
+            if slice < self.records.n_slices && t.is_multiple_of(GUESS_LANES) && n_better + 1 == top_k {
+                self.n_listed.set(1, below);
             }
+            first += THREADS / GUESS_LANES;
         }
         thread::sync_threads();
         Some(self.n_listed.get(1))
     }
 
-    /// Puts the slices' heads where [`Self::list_heads`] finds them: in the list, each where its thread would have it.
-    #[inline(always)]
-    pub(super) fn keep_heads(&self, heads: [Item; HEADS_PER_THREAD]) {
-        let mut j = 0;
-        while j < HEADS_PER_THREAD {
-            self.list(thread::thread_idx_x() as usize + j * THREADS, heads[j]);
-            j += 1;
-        }
-    }
-
     /// Considers the tokens down to a bin, if the slices' heads have all of them and they are few; else nothing.
     #[inline(always)]
-    pub(super) fn list_heads(&self, bin: u32, largest: f32) -> Chosen {
-        let mut heads = [Item { logit: f32::NEG_INFINITY, id: 0 }; HEADS_PER_THREAD];
-        let mut j = 0;
-        while j < HEADS_PER_THREAD {
-            heads[j] = self.listed(thread::thread_idx_x() as usize + j * THREADS);
-            j += 1;
-        }
-        thread::sync_threads();
+    pub(super) fn list_heads(&self, bin: u32, heads: &[Item; HEADS_PER_THREAD], largest: f32) -> Chosen {
         let mut j = 0;
         while j < HEADS_PER_THREAD {
             let logit = heads[j].logit;
