@@ -16,8 +16,8 @@ pub const LARGEST: f32 = 32768.0;
 /// `y` and `x [n_rows, dim]`, `scale [n_rows]`. A row with an infinity keeps it, with the scale of the largest f32.
 ///
 /// Grid: one block per row. Requires: y, x on 16 bytes; a `dim` that is a multiple of 4 takes the wide path.
-/// Fast because: rows of up to 8192 elements are read once, into registers, all of a thread's 16-byte loads in flight
-/// together; wider ones come from the caches the second time.
+/// Fast because: the first 8192 elements of a row are read once, into registers, all of a thread's 16-byte loads in flight
+/// together; the rest comes from the caches the second time.
 #[kernel(threads = THREADS, shared = block::REDUCE_BYTES, min_blocks = 4, pdl)]
 pub fn convert_f32_f16(y: Out<f16>, scale: Out<f32>, x: In<f32>, dim: u32) {
     pdl::launch_dependents();
@@ -25,10 +25,8 @@ pub fn convert_f32_f16(y: Out<f16>, scale: Out<f32>, x: In<f32>, dim: u32) {
     let dim = dim as usize;
     let start = thread::block_idx_x() as usize * dim;
     let x = Source::Plain(x);
-    if Kept::fits(dim) {
+    if dim.is_multiple_of(4) {
         convert(y, scale, &Kept::load(x, start, dim));
-    } else if dim.is_multiple_of(4) {
-        convert(y, scale, &Reread::<4>::new(x, start, dim));
     } else {
         convert(y, scale, &Reread::<1>::new(x, start, dim));
     }

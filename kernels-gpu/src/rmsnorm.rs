@@ -11,8 +11,8 @@ pub const THREADS: u32 = row::THREADS;
 /// `y` and `x [n_rows, dim]`, `w [dim]`.
 ///
 /// Grid: one block per row. Requires: y, x and w on 16 bytes; a `dim` that is a multiple of 4 takes the wide path.
-/// Fast because: (1) rows of up to 8192 elements are read once, into registers; (2) all of a thread's 16-byte loads are
-/// in flight together, of x and then of w; (3) four blocks a multiprocessor, so that some load while others reduce.
+/// Fast because: (1) the first 8192 elements of a row are read once, into registers; (2) all of a thread's 16-byte
+/// loads are in flight together, of x and then of w; (3) four blocks a multiprocessor, so that some load while others reduce.
 #[kernel(threads = THREADS, shared = block::REDUCE_BYTES, min_blocks = 4, pdl)]
 pub fn rmsnorm_f32(y: Out<f32>, x: In<f32>, w: In<f32>, dim: u32, eps: f32) {
     rmsnorm(y, Source::Plain(x), w, dim, eps);
@@ -46,10 +46,8 @@ fn rmsnorm<T: Float>(y: Out<T>, x: Source, w: In<f32>, dim: u32, eps: f32) {
     pdl::wait();
     let dim = dim as usize;
     let start = thread::block_idx_x() as usize * dim;
-    if Kept::fits(dim) {
+    if dim.is_multiple_of(4) {
         normalise(y, &Kept::load(x, start, dim), w, dim, eps);
-    } else if dim.is_multiple_of(4) {
-        normalise(y, &Reread::<4>::new(x, start, dim), w, dim, eps);
     } else {
         normalise(y, &Reread::<1>::new(x, start, dim), w, dim, eps);
     }

@@ -42,10 +42,22 @@ macro_rules! in_place {
             let shape = Shape { n_heads, n_turning: n_heads, n_elements: rope_dim, rope_dim };
             if is_wide(head_dim as usize, rope_dim as usize) {
                 let store = |head, i, values| x.store::<4>(at(head, i), values);
-                turn::<$adjacent, 4>(table, positions, shape, |head, i| x.load::<4>(at(head, i)), store);
+                turn::<$adjacent, 4, HEADS, true>(
+                    table,
+                    positions,
+                    shape,
+                    |head, i| x.load::<4>(at(head, i)),
+                    store,
+                );
             } else {
                 let store = |head, i, values| x.store::<1>(at(head, i), values);
-                turn::<$adjacent, 1>(table, positions, shape, |head, i| x.load::<1>(at(head, i)), store);
+                turn::<$adjacent, 1, HEADS, true>(
+                    table,
+                    positions,
+                    shape,
+                    |head, i| x.load::<1>(at(head, i)),
+                    store,
+                );
             }
         }
     };
@@ -79,7 +91,7 @@ macro_rules! to_f16 {
             let token = thread::block_idx_y() as usize * (n_heads * head_dim) as usize;
             let at = |head: u32, i: usize| token + (head * head_dim) as usize + i;
             let shape = Shape { n_heads, n_turning: n_heads, n_elements: head_dim, rope_dim };
-            turn::<$adjacent, 4>(
+            turn::<$adjacent, 4, HEADS, true>(
                 table,
                 positions,
                 shape,
@@ -107,9 +119,11 @@ pub(crate) struct Shape {
 }
 
 /// Turns the heads of token `block_idx_y`. `load(head, i)` and `store(head, i, values)` move `N` elements from element i
-/// of a head on. A thread owns two runs of `N` elements: the two halves of `N` half-split pairs, or `N` adjacent ones.
+/// of a head on. A thread owns two runs of `N` elements of each of `HEADS` heads: the two halves of `N` half-split pairs, or
+/// `N` adjacent ones. The table is fetched before the heads with `TABLE_FIRST`, which takes fewer registers, else after them,
+/// so that nothing waits for its place, which depends on the position.
 #[inline(always)]
-pub(crate) fn turn<const ADJACENT: bool, const N: usize>(
+pub(crate) fn turn<const ADJACENT: bool, const N: usize, const HEADS: usize, const TABLE_FIRST: bool>(
     table: In<f32>,
     positions: In<u32>,
     shape: Shape,
@@ -126,16 +140,19 @@ pub(crate) fn turn<const ADJACENT: bool, const N: usize>(
     let first_head = thread::block_idx_x() * heads_at_once * HEADS as u32 + group;
     let first_element = slot as usize * 2 * N;
     let turns = first_element < rope_dim as usize;
-    let mut rotations = [[0.0; N]; 2];
-    if turns {
-        let position = positions.get(thread::block_idx_y() as usize) as usize;
-        let at = position * rope_dim as usize + first_element;
-        rotations = [table.load(at), table.load(at + N)];
-    }
     let starts = match turns && !ADJACENT {
         true => [slot as usize * N, rope_dim as usize / 2 + slot as usize * N],
         false => [first_element, first_element + N],
     };
+    let fetch = || {
+        let position = positions.get(thread::block_idx_y() as usize) as usize;
+        let at = position * rope_dim as usize + first_element;
+        [table.load(at), table.load(at + N)]
+    };
+    let mut rotations = [[0.0; N]; 2];
+    if TABLE_FIRST && turns {
+        rotations = fetch();
+    }
     let mut runs = [[[0.0; N]; 2]; HEADS];
     let mut j = 0;
     while j < HEADS {
@@ -144,6 +161,9 @@ pub(crate) fn turn<const ADJACENT: bool, const N: usize>(
             runs[j] = [load(head, starts[0]), load(head, starts[1])];
         }
         j += 1;
+    }
+    if !TABLE_FIRST && turns {
+        rotations = fetch();
     }
     let mut j = 0;
     while j < HEADS {
@@ -188,20 +208,20 @@ const fn is_wide(head_dim: usize, rope_dim: usize) -> bool {
     head_dim.is_multiple_of(4) && rope_dim.is_multiple_of(8)
 }
 
-/// Blocks in x that [`turn`] needs for heads of which `n_elements` are moved in runs of `n`.
-pub(crate) const fn turn_blocks(n_heads: usize, n_elements: usize, n: usize) -> usize {
+/// Blocks in x that [`turn`] needs where a thread has `heads` heads, of which `n_elements` are moved in runs of `n`.
+pub(crate) const fn turn_blocks(n_heads: usize, heads: usize, n_elements: usize, n: usize) -> usize {
     let heads_at_once = THREADS as usize / (n_elements / (2 * n));
-    n_heads.div_ceil(heads_at_once * HEADS)
+    n_heads.div_ceil(heads_at_once * heads)
 }
 
 /// Blocks in x that a launch in place needs.
 pub const fn rope_blocks(n_heads: usize, head_dim: usize, rope_dim: usize) -> usize {
-    turn_blocks(n_heads, rope_dim, if is_wide(head_dim, rope_dim) { 4 } else { 1 })
+    turn_blocks(n_heads, HEADS, rope_dim, if is_wide(head_dim, rope_dim) { 4 } else { 1 })
 }
 
 /// Blocks in x that a launch to f16 needs.
 pub const fn rope_f16_blocks(n_heads: usize, head_dim: usize) -> usize {
-    turn_blocks(n_heads, head_dim, 4)
+    turn_blocks(n_heads, HEADS, head_dim, 4)
 }
 
 /// Bytes that a launch in place must move: q or k read and written once, and the table's rows.

@@ -6,6 +6,9 @@ use crate::simt::prelude::*;
 /// Threads of a block.
 pub const THREADS: u32 = rope::THREADS;
 
+/// Heads of a thread.
+const HEADS: usize = 3;
+
 macro_rules! entry {
     ($name:ident, $adjacent:literal, $x:ty, $doc:literal) => {
         #[doc = $doc]
@@ -17,7 +20,7 @@ macro_rules! entry {
         ///
         /// Grid: [`rope_kv_blocks`] × n_tokens. Requires: all on 16 bytes; head_dim and `rope_dim` multiples of 8,
         /// rope_dim ≤ head_dim ≤ 1024; positions < n_ctx, all different.
-        /// Fast because: as [`rope::rope_adjacent_f32`]; one launch for what takes three.
+        /// Fast because: as [`rope::rope_adjacent_f32`], with three heads a thread; one launch for what takes three.
         #[kernel(threads = THREADS, pdl)]
         pub fn $name(
             y: Out<f16>,
@@ -68,7 +71,7 @@ macro_rules! entry {
                 n_elements: head_dim,
                 rope_dim,
             };
-            turn::<$adjacent, 4>(table, positions, shape, load, store);
+            turn::<$adjacent, 4, HEADS, false>(table, positions, shape, load, store);
         }
     };
 }
@@ -100,7 +103,7 @@ entry!(
 
 /// Blocks in x that a launch needs.
 pub const fn rope_kv_blocks(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> usize {
-    rope::turn_blocks(n_heads + 2 * n_kv_heads, head_dim, 4)
+    rope::turn_blocks(n_heads + 2 * n_kv_heads, HEADS, head_dim, 4)
 }
 
 /// Bytes that a launch must move: q, k and v with `x_bytes` an element, the same in f16, and the table's rows.

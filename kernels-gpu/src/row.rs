@@ -1,7 +1,7 @@
 //! Rows of activations as norms read them: a block owns one row and goes over it several times.
 //!
-//! A row of up to [`KEPT`] elements is read once, into the registers of its block. Wider rows, and those whose width is
-//! no multiple of four, are read again each time, from the caches.
+//! The first [`KEPT`] elements of a row are read once, into the registers of its block. The rest of wider rows, and rows whose
+//! width is no multiple of four, are read again each time, from the caches.
 
 use crate::simt::prelude::*;
 
@@ -12,7 +12,7 @@ const STEP: usize = 4 * THREADS as usize;
 /// Accesses of four elements that a thread keeps.
 const UNITS: usize = 8;
 /// Units whose results a thread makes at a time: all of them would take too many registers.
-const GROUP: usize = 4;
+const GROUP: usize = 2;
 /// Most elements of a row that a block keeps.
 pub const KEPT: usize = UNITS * STEP;
 
@@ -34,30 +34,24 @@ pub trait Row<const N: usize> {
     fn write<T: Float>(&self, y: Out<T>, f: impl Fn(usize, [f32; N]) -> [f32; N]);
 }
 
-/// A row in registers: unit u of thread t holds elements 4(t + 256u) and the three after it.
+/// A row in registers: unit u of thread t holds elements 4(t + 256u) and the three after it. What follows is read again.
 pub struct Kept {
     units: [[f32; 4]; UNITS],
-    /// Index of the row's first element.
-    start: usize,
-    dim: usize,
+    rest: Reread<4>,
 }
 
 impl Kept {
-    /// Whether a block can keep rows of `dim` elements.
-    #[inline(always)]
-    pub fn fits(dim: usize) -> bool {
-        dim.is_multiple_of(4) && dim <= KEPT
-    }
-
-    /// Reads the row, all of it before anything is used.
+    /// Reads the row, whose width is a multiple of four: all that is kept of it before anything is used.
     #[inline(always)]
     pub fn load(source: Source, start: usize, dim: usize) -> Self {
-        let mut row = Kept { units: [[0.0; 4]; UNITS], start, dim };
+        let rest = Reread { source, start, dim, first: KEPT };
+        let mut row = Kept { units: [[0.0; 4]; UNITS], rest };
         match source {
             Source::Plain(x) => row.read(|i| x.load(i)),
             Source::Sum { x, branch } => {
                 row.read(|i| x.load(i));
-                let mut added = Kept { units: [[0.0; 4]; UNITS], start, dim };
+                let rest = Reread { source, start, dim, first: KEPT };
+                let mut added = Kept { units: [[0.0; 4]; UNITS], rest };
                 added.read(|i| branch.load(i));
                 let mut u = 0;
                 while u < UNITS {
@@ -66,13 +60,14 @@ impl Kept {
                         row.units[u][j] += added.units[u][j];
                         j += 1;
                     }
-                    if row.index(u) < dim {
-                        x.store(start + row.index(u), row.units[u]);
+                    if index(u) < dim {
+                        x.store(start + index(u), row.units[u]);
                     }
                     u += 1;
                 }
             }
         }
+        row.rest.add();
         row
     }
 
@@ -80,18 +75,18 @@ impl Kept {
     fn read(&mut self, load: impl Fn(usize) -> [f32; 4]) {
         let mut u = 0;
         while u < UNITS {
-            if self.index(u) < self.dim {
-                self.units[u] = load(self.start + self.index(u));
+            if index(u) < self.rest.dim {
+                self.units[u] = load(self.rest.start + index(u));
             }
             u += 1;
         }
     }
+}
 
-    /// Index in the row of the first element of the thread's unit.
-    #[inline(always)]
-    fn index(&self, unit: usize) -> usize {
-        unit * STEP + thread::thread_idx_x() as usize * 4
-    }
+/// Index in the row of the first element of the thread's unit.
+#[inline(always)]
+fn index(unit: usize) -> usize {
+    unit * STEP + thread::thread_idx_x() as usize * 4
 }
 
 impl Row<4> for Kept {
@@ -100,7 +95,7 @@ impl Row<4> for Kept {
         let mut result = start;
         let mut u = 0;
         while u < UNITS {
-            if self.index(u) < self.dim {
+            if index(u) < self.rest.dim {
                 let mut j = 0;
                 while j < 4 {
                     result = f(result, self.units[u][j]);
@@ -109,67 +104,76 @@ impl Row<4> for Kept {
             }
             u += 1;
         }
-        result
+        self.rest.fold(result, f)
     }
 
-    /// Of each four units all results come before the first store, so that what `f` loads is in flight together.
+    /// Of each two units all results come before the first store, so that what `f` loads is in flight together.
     #[inline(always)]
     fn write<T: Float>(&self, y: Out<T>, f: impl Fn(usize, [f32; 4]) -> [f32; 4]) {
+        let (start, dim) = (self.rest.start, self.rest.dim);
         let mut first = 0;
         while first < UNITS {
             let mut results = [[0.0; 4]; GROUP];
             let mut u = 0;
             while u < GROUP {
-                let i = self.index(first + u);
-                if i < self.dim {
+                let i = index(first + u);
+                if i < dim {
                     results[u] = f(i, self.units[first + u]);
                 }
                 u += 1;
             }
             let mut u = 0;
             while u < GROUP {
-                let i = self.index(first + u);
-                if i < self.dim {
-                    y.store::<4>(self.start + i, narrow(results[u]));
+                let i = index(first + u);
+                if i < dim {
+                    y.store::<4>(start + i, narrow(results[u]));
                 }
                 u += 1;
             }
             first += GROUP;
         }
+        self.rest.write(y, f);
     }
 }
 
-/// A row that is read again each time, `N` elements an access.
+/// A row that is read again each time, from element `first` on, `N` elements an access.
 pub struct Reread<const N: usize> {
     source: Source,
+    /// Index of the row's first element.
     start: usize,
     dim: usize,
+    first: usize,
 }
 
 impl<const N: usize> Reread<N> {
     /// The row; if it is a sum, the sum is made and stored now.
     #[inline(always)]
     pub fn new(source: Source, start: usize, dim: usize) -> Self {
-        let row = Self { source, start, dim };
-        if let Source::Sum { x, branch } = source {
-            let mut i = row.first();
-            while i < dim {
-                let (mut sum, added) = (x.load::<N>(start + i), branch.load::<N>(start + i));
+        let row = Self { source, start, dim, first: 0 };
+        row.add();
+        row
+    }
+
+    #[inline(always)]
+    fn add(&self) {
+        if let Source::Sum { x, branch } = self.source {
+            let mut i = self.first();
+            while i < self.dim {
+                let (mut sum, added) = (x.load::<N>(self.start + i), branch.load::<N>(self.start + i));
                 let mut j = 0;
                 while j < N {
                     sum[j] += added[j];
                     j += 1;
                 }
-                x.store(start + i, sum);
+                x.store(self.start + i, sum);
                 i += N * THREADS as usize;
             }
         }
-        row
     }
 
     #[inline(always)]
     fn first(&self) -> usize {
-        thread::thread_idx_x() as usize * N
+        self.first + thread::thread_idx_x() as usize * N
     }
 
     #[inline(always)]

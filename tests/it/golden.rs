@@ -276,6 +276,7 @@ pub fn check_sampled(factory: Factory<'_>) {
         SamplerOptions { top_k: 0, min_p: 0.0, repeat_penalty: 1.2, repeat_last_n: 8, ..seeded.clone() },
         SamplerOptions { top_k: 100, top_p: 1.0, min_p: 0.0, ..seeded },
         SamplerOptions { repeat_penalty: 1.5, ..SamplerOptions::greedy() },
+        SamplerOptions { frequency_penalty: 0.7, presence_penalty: 0.4, ..SamplerOptions::greedy() },
     ] {
         let mut sampler = Sampler::new(options.clone()).unwrap();
         runner.reset();

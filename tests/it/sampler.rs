@@ -6,13 +6,17 @@ use oxwarp::sampler::{Candidate, Error, Rng, Sampler, SamplerOptions, random_see
 /// top-p sum came to its threshold on either side (relative to the total).
 fn reference(options: &SamplerOptions, logits: &[f32], previous: &[u32]) -> (Vec<(u32, f64)>, f64) {
     let mut logits = logits.to_vec();
-    let mut penalised: Vec<u32> = previous.iter().rev().take(options.repeat_last_n).copied().collect();
-    penalised.sort_unstable();
-    penalised.dedup();
-    for id in penalised {
-        let logit = f64::from(logits[id as usize]);
-        let penalty = f64::from(options.repeat_penalty);
-        logits[id as usize] = if logit > 0.0 { logit / penalty } else { logit * penalty } as f32;
+    let window = &previous[previous.len().saturating_sub(options.repeat_last_n)..];
+    for (id, logit) in (0..).zip(&mut logits) {
+        let count = window.iter().filter(|&&token| token == id).count();
+        if count > 0 {
+            // Each step is rounded to f32, which is part of the definition.
+            let penalty = options.repeat_penalty;
+            let scaled = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            let taken =
+                count as f64 * f64::from(options.frequency_penalty) + f64::from(options.presence_penalty);
+            *logit = scaled.min(f32::MAX) - taken as f32;
+        }
     }
     let mut ranked: Vec<(u32, f64)> = (0..).zip(logits.iter().map(|&l| f64::from(l))).collect();
     ranked.retain(|(_, logit)| logit.is_finite());
@@ -64,8 +68,10 @@ fn assert_matches_reference(options: &SamplerOptions, logits: &[f32], previous: 
     let (expected, margin) = reference(options, logits, previous);
     let finite = logits.iter().copied().filter(|l| l.is_finite());
     let (low, high) = finite.fold((f32::MAX, f32::MIN), |(low, high), l| (low.min(l), high.max(l)));
-    let spread =
-        f64::from(high - low) * f64::from(options.repeat_penalty.max(1.0)) / f64::from(options.temperature);
+    let taken = previous.len() as f64 * f64::from(options.frequency_penalty.abs())
+        + f64::from(options.presence_penalty.abs());
+    let spread = (f64::from(high - low) * f64::from(options.repeat_penalty.max(1.0)) + taken)
+        / f64::from(options.temperature);
     let bound = relative_bound(logits.len(), spread);
     assert!(margin > bound, "the test's own top-p sum is {margin} from its threshold: choose other logits");
     let ids: Vec<u32> = distribution.iter().map(|c| c.id).collect();
@@ -115,6 +121,8 @@ fn defaults_are_the_usual_ones() {
         top_p: 0.95,
         min_p: 0.05,
         repeat_penalty: 1.0,
+        frequency_penalty: 0.0,
+        presence_penalty: 0.0,
         repeat_last_n: 64,
         seed: None,
     };
@@ -151,6 +159,9 @@ fn each_stage_and_all_of_them_match_the_reference() {
                 SamplerOptions { min_p: 1.0, ..plain() },
                 SamplerOptions { repeat_penalty: 1.5, ..plain() },
                 SamplerOptions { repeat_penalty: 0.5, repeat_last_n: 2, ..plain() },
+                SamplerOptions { frequency_penalty: 0.5, ..plain() },
+                SamplerOptions { presence_penalty: -1.5, ..plain() },
+                SamplerOptions { frequency_penalty: 0.3, presence_penalty: 0.25, ..all.clone() },
                 SamplerOptions { seed: None, ..Default::default() },
                 all,
             ] {
@@ -255,6 +266,33 @@ fn penalty_window() {
     assert_eq!(penalised(2, &[0, 1, 3]), [2.0, 1.0, 2.0, -4.0]);
     assert_eq!(penalised(usize::MAX, &[0, 1, 2, 3]), [1.0, 1.0, 1.0, -4.0]);
     assert_eq!(penalised(64, &[1, 1, 1]), [2.0, 1.0, 2.0, -2.0]);
+}
+
+/// The frequency penalty counts, the presence penalty does not, and both come after the repeat penalty.
+#[test]
+fn frequency_and_presence_penalties() {
+    let logits = [2.0, 2.0, 2.0, -2.0];
+    let penalised = |repeat_penalty, frequency_penalty, presence_penalty| {
+        let options = SamplerOptions {
+            repeat_penalty,
+            frequency_penalty,
+            presence_penalty,
+            repeat_last_n: 4,
+            ..plain()
+        };
+        let distribution = assert_matches_reference(&options, &logits, &[2, 1, 0, 1, 3]);
+        distribution.iter().map(|c| c.logit).collect::<Vec<f32>>()
+    };
+    assert_eq!(penalised(1.0, 0.5, 0.0), [1.5, 1.0, 2.0, -2.5]);
+    assert_eq!(penalised(1.0, 0.0, 0.5), [1.5, 1.5, 2.0, -2.5]);
+    assert_eq!(penalised(1.0, -0.5, 0.0), [2.5, 3.0, 2.0, -1.5]);
+    assert_eq!(penalised(2.0, 0.25, 0.5), [0.25, 0.0, 2.0, -4.75]);
+    let greedy = SamplerOptions { presence_penalty: 1.5, ..SamplerOptions::greedy() };
+    assert!(!Sampler::new(greedy.clone()).unwrap().is_plain_greedy());
+    assert_eq!(Sampler::new(greedy).unwrap().sample(&[3.0, 2.0], &[0]).unwrap(), 1);
+    let enormous = SamplerOptions { frequency_penalty: -100.0, ..plain() };
+    let logit = Sampler::new(enormous).unwrap().distribution(&[f32::MAX, 0.0], &[0; 9]).unwrap()[0].logit;
+    assert_eq!(logit, f32::MAX, "a penalty may not overflow");
 }
 
 /// Each draw lands in the part of [0, 1) that its random number points at, found by a plain cumulative sum.
@@ -377,6 +415,14 @@ fn options_out_of_range_are_refused() {
         refusal(SamplerOptions { repeat_penalty: 0.0, ..default() }),
         "repeat-penalty is 0; allowed: 0.01 to 100"
     );
+    assert_eq!(
+        refusal(SamplerOptions { frequency_penalty: f32::NAN, ..default() }),
+        "frequency-penalty is NaN; allowed: -100 to 100"
+    );
+    assert_eq!(
+        refusal(SamplerOptions { presence_penalty: 101.0, ..default() }),
+        "presence-penalty is 101; allowed: -100 to 100"
+    );
 }
 
 #[test]
@@ -389,5 +435,11 @@ fn the_chain_is_printed_in_its_order() {
          draw with seed 42"
     );
     assert_eq!(print(SamplerOptions::greedy()), "largest logit");
+    let counting =
+        SamplerOptions { frequency_penalty: 0.5, presence_penalty: -1.0, ..SamplerOptions::greedy() };
+    assert_eq!(
+        print(counting),
+        "frequency-penalty 0.5, presence-penalty -1 over the last 64 tokens → largest logit"
+    );
     assert_eq!(print(plain()), "temperature 1 → draw with seed 42");
 }

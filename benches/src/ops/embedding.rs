@@ -4,7 +4,7 @@ use kernels_gpu::embedding::{
     embedding_blocks, embedding_bytes, embedding_f16, embedding_q4_k, embedding_q8_0,
 };
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Purpose};
-use kernels_gpu::quant::layout::GpuLayout;
+use kernels_gpu::quant::pieces::Pieces;
 use kernels_gpu::quant::{F16, Q4_K, Q8_0};
 use oxwarp::cuda::{Cuda, Error};
 use testkit::data::{RandomBlock, Rng};
@@ -25,7 +25,8 @@ type Launch =
 macro_rules! launch {
     ($kernel:ident) => {
         |device, y, w, tokens, grid| {
-            device.launch($kernel { y, w, tokens, dim: DIM as u32, n_vocab: N_VOCAB as u32 }, grid)
+            let n_tokens = tokens.len() as u32;
+            device.launch($kernel { y, w, tokens, n_tokens, dim: DIM as u32, n_vocab: N_VOCAB as u32 }, grid)
         }
     };
 }
@@ -41,13 +42,13 @@ pub fn cases() -> Vec<Case> {
     TOKENS.into_iter().flat_map(of_length).collect()
 }
 
-fn case<B: RandomBlock + GpuLayout>(n_tokens: usize, launch: Launch) -> Case {
+fn case<B: RandomBlock + Pieces>(n_tokens: usize, launch: Launch) -> Case {
     let work = Work::copying(embedding_bytes::<B>(n_tokens, DIM), 0);
     let name = format!("{} {n_tokens}x{DIM}", B::NAME);
     Case::new("embedding", name, work, move |lab| Embedding::<B>::new(lab, n_tokens, launch))
 }
 
-struct Embedding<B: RandomBlock + GpuLayout> {
+struct Embedding<B: RandomBlock + Pieces> {
     launch: Launch,
     n_tokens: usize,
     n_sets: usize,
@@ -58,7 +59,7 @@ struct Embedding<B: RandomBlock + GpuLayout> {
     tokens: DeviceBuffer<u32>,
 }
 
-impl<B: RandomBlock + GpuLayout> Embedding<B> {
+impl<B: RandomBlock + Pieces> Embedding<B> {
     fn new(lab: &Lab, n_tokens: usize, launch: Launch) -> Result<Self> {
         let device = &lab.device;
         let n_sets = lab.n_sets(4 * n_tokens * DIM);
@@ -71,7 +72,7 @@ impl<B: RandomBlock + GpuLayout> Embedding<B> {
     }
 }
 
-impl<B: RandomBlock + GpuLayout> Subject for Embedding<B> {
+impl<B: RandomBlock + Pieces> Subject for Embedding<B> {
     fn n_sets(&self) -> usize {
         self.n_sets
     }
@@ -82,7 +83,7 @@ impl<B: RandomBlock + GpuLayout> Subject for Embedding<B> {
 
     fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
         let tokens = self.tokens.slice(set * self.n_tokens..(set + 1) * self.n_tokens);
-        let grid = Grid::xy(embedding_blocks(DIM) as u32, self.n_tokens as u32);
+        let grid = Grid::x(embedding_blocks::<B>(self.n_tokens, DIM) as u32);
         (self.launch)(device, self.y.get_mut(set), &self.w, tokens, grid)
     }
 

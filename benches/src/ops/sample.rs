@@ -2,8 +2,9 @@
 
 use kernels_gpu::launch::{Device, DeviceBuffer, Grid, Purpose};
 use kernels_gpu::sample::{
-    Chain, argmax_bytes, argmax_f32, random, sample_draw_bytes, sample_draw_f32, sample_slices_bytes,
-    sample_slices_f32, sample_slices_flops, slices_blocks, slices_words,
+    Chain, argmax_blocks, argmax_bytes, argmax_f32, argmax_slices_f32, random, sample_draw_bytes,
+    sample_draw_f32, sample_slices_bytes, sample_slices_f32, sample_slices_flops, slices_blocks,
+    slices_words,
 };
 use oxwarp::cuda::{Cuda, Error};
 use testkit::data::Rng;
@@ -69,16 +70,26 @@ fn logits(n_vocab: usize) -> Vec<f32> {
 struct Argmax {
     n_vocab: usize,
     n_sets: usize,
-    token: DeviceBuffer<u32>,
-    status: DeviceBuffer<u32>,
     logits: Sets<f32>,
+    bests: DeviceBuffer<u32>,
+    chosen: DeviceBuffer<u32>, // [2]
+    tokens: DeviceBuffer<u32>,
+    positions: DeviceBuffer<u32>,
 }
 
 impl Argmax {
     fn new(lab: &Lab, n_vocab: usize) -> Result<Self> {
         let n_sets = lab.n_sets(4 * n_vocab);
-        let (token, status) = (lab.upload(&[0])?, lab.upload(&[0])?);
-        Ok(Argmax { n_vocab, n_sets, token, status, logits: lab.normal(n_sets, n_vocab)? })
+        let zeros = |n: usize| lab.device.zeros(n, Purpose::Other);
+        Ok(Argmax {
+            n_vocab,
+            n_sets,
+            logits: lab.normal(n_sets, n_vocab)?,
+            bests: zeros(2 * argmax_blocks(n_vocab))?,
+            chosen: zeros(2)?,
+            tokens: zeros(1)?,
+            positions: zeros(1)?,
+        })
     }
 }
 
@@ -92,19 +103,27 @@ impl Subject for Argmax {
     }
 
     fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
-        let (token, status, logits) = (&mut *self.token, &mut *self.status, self.logits.get(set));
-        device.launch(argmax_f32 { token, status, logits, n_vocab: self.n_vocab as u32 }, Grid::x(1))
+        let n_blocks = argmax_blocks(self.n_vocab) as u32;
+        let (logits, n_vocab) = (self.logits.get(set), self.n_vocab as u32);
+        device.launch(argmax_slices_f32 { bests: &mut self.bests, logits, n_vocab }, Grid::x(n_blocks))?;
+        let choose = argmax_f32 {
+            chosen: &mut self.chosen,
+            tokens: &mut self.tokens,
+            positions: &mut self.positions,
+            bests: &self.bests,
+            n_blocks,
+        };
+        device.launch(choose, Grid::x(1))
     }
 
     fn reset(&mut self, device: &Cuda) -> Result<()> {
-        device.copy_in(&mut self.token, &[u32::MAX])?;
-        Ok(device.copy_in(&mut self.status, &[u32::MAX])?)
+        Ok(device.copy_in(&mut self.chosen, &[u32::MAX; 2])?)
     }
 
     fn check(&mut self, device: &Cuda) -> Result<Check> {
-        let (token, status) = (device.download(&self.token)?[0], device.download(&self.status)?[0]);
+        let chosen = device.download(&self.chosen)?;
         let best = reference::argmax(&widen(&device.download(self.logits.get(0))?));
-        Ok(right_or_wrong(status == 0 && best == Some(token as usize)))
+        Ok(right_or_wrong(chosen[1] == 0 && best == Some(chosen[0] as usize)))
     }
 }
 

@@ -140,7 +140,17 @@ pub struct SamplerArgs {
     #[arg(value_parser = in_range(sampler::REPEAT_PENALTY), env = "OXWARP_REPEAT_PENALTY", hide_env = true)]
     repeat_penalty: f32,
 
-    /// Tokens that --repeat-penalty looks back at; 0 is none, -1 all
+    /// Take X from a token's logit for each time that it occurred, -100 to 100; 0 is off
+    #[arg(long, value_name = "X", default_value = "0", allow_negative_numbers = true)]
+    #[arg(value_parser = in_range(sampler::FREQUENCY_PENALTY), env = "OXWARP_FREQUENCY_PENALTY", hide_env = true)]
+    frequency_penalty: f32,
+
+    /// Take X from a token's logit if it occurred, -100 to 100; 0 is off
+    #[arg(long, value_name = "X", default_value = "0", allow_negative_numbers = true)]
+    #[arg(value_parser = in_range(sampler::PRESENCE_PENALTY), env = "OXWARP_PRESENCE_PENALTY", hide_env = true)]
+    presence_penalty: f32,
+
+    /// Tokens that the penalties look back at; 0 is none, -1 all
     #[arg(long, value_name = "N", default_value = "64", allow_negative_numbers = true)]
     #[arg(value_parser = count_or_all, env = "OXWARP_REPEAT_LAST_N", hide_env = true)]
     repeat_last_n: usize,
@@ -154,6 +164,8 @@ impl SamplerArgs {
             top_p: self.top_p,
             min_p: self.min_p,
             repeat_penalty: self.repeat_penalty,
+            frequency_penalty: self.frequency_penalty,
+            presence_penalty: self.presence_penalty,
             repeat_last_n: self.repeat_last_n,
             seed: self.seed.0,
         }

@@ -2,8 +2,9 @@
 //!
 //! The stages run in this order, which is also what [`Sampler`]'s `Display` prints:
 //!
-//! 1. *repeat penalty*: the logit of each token among the last `repeat_last_n` ones is divided by the penalty if it is
-//!    positive and multiplied by it if not;
+//! 1. *penalties*: the logit of each token among the last `repeat_last_n` ones is divided by the repeat penalty if it is
+//!    positive and multiplied by it if not; then the presence penalty is taken away, and the frequency penalty for each
+//!    time that the token occurs there;
 //! 2. *top-k*: the `k` largest logits stay;
 //! 3. *top-p*: of those, the smallest set of most probable tokens whose probabilities sum to `p` or more;
 //! 4. *min-p*: of those, the tokens at least `min_p` times as probable as the best one;
@@ -56,6 +57,11 @@ pub const MIN_P: OptionRange = OptionRange { name: "min-p", min: 0.0, max: 1.0 }
 /// 1 changes nothing, less than 1 rewards repetition.
 pub const REPEAT_PENALTY: OptionRange = OptionRange { name: "repeat-penalty", min: 0.01, max: 100.0 };
 
+/// 0 changes nothing, less than 0 rewards repetition.
+pub const FREQUENCY_PENALTY: OptionRange = OptionRange { name: "frequency-penalty", min: -100.0, max: 100.0 };
+/// 0 changes nothing, less than 0 rewards repetition.
+pub const PRESENCE_PENALTY: OptionRange = OptionRange { name: "presence-penalty", min: -100.0, max: 100.0 };
+
 impl OptionRange {
     /// `value`, if it lies in the range.
     pub fn check(&self, value: f32) -> Result<f32, Error> {
@@ -85,6 +91,10 @@ pub struct SamplerOptions {
     pub min_p: f32,
     /// Range [`REPEAT_PENALTY`], default 1 (off).
     pub repeat_penalty: f32,
+    /// Range [`FREQUENCY_PENALTY`], default 0 (off).
+    pub frequency_penalty: f32,
+    /// Range [`PRESENCE_PENALTY`], default 0 (off).
+    pub presence_penalty: f32,
     /// How many of the last tokens, the prompt's included, are penalised: default 64; 0 is none, `usize::MAX` all.
     pub repeat_last_n: usize,
     /// Seed of the draws; random when `None`. [`Sampler::seed`] tells the one in use.
@@ -99,6 +109,8 @@ impl Default for SamplerOptions {
             top_p: 0.95,
             min_p: 0.05,
             repeat_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
             repeat_last_n: 64,
             seed: None,
         }
@@ -112,7 +124,18 @@ impl SamplerOptions {
     }
 
     fn has_penalty(&self) -> bool {
-        self.repeat_penalty != 1.0 && self.repeat_last_n != 0
+        let penalties = (self.repeat_penalty, self.frequency_penalty, self.presence_penalty);
+        penalties != (1.0, 0.0, 0.0) && self.repeat_last_n != 0
+    }
+
+    /// The logit of a token that occurs `count` times, 1 or more, among the last ones: with the device's roundings.
+    fn penalised(&self, logit: f32, count: u32) -> f32 {
+        let scaled = match logit > 0.0 {
+            true => logit / self.repeat_penalty,
+            false => logit * self.repeat_penalty,
+        };
+        let taken = (count as f32).mul_add(self.frequency_penalty, self.presence_penalty);
+        (scaled.min(f32::MAX) - taken).min(f32::MAX)
     }
 }
 
@@ -120,7 +143,7 @@ impl SamplerOptions {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
     pub id: u32,
-    /// After the repeat penalty, before the temperature.
+    /// After the penalties, before the temperature.
     pub logit: f32,
     /// The share of the draws that this token gets.
     pub probability: f64,
@@ -149,6 +172,8 @@ pub struct Sampler {
     candidates: Vec<Candidate>,
     scratch: Vec<Candidate>,
     penalised: Vec<f32>,
+    /// Zeros between two calls.
+    counts: Vec<u32>,
 }
 
 impl Sampler {
@@ -159,6 +184,8 @@ impl Sampler {
         TOP_P.check(options.top_p)?;
         MIN_P.check(options.min_p)?;
         REPEAT_PENALTY.check(options.repeat_penalty)?;
+        FREQUENCY_PENALTY.check(options.frequency_penalty)?;
+        PRESENCE_PENALTY.check(options.presence_penalty)?;
         let seed = options.seed.unwrap_or_else(random_seed);
         Ok(Sampler {
             options,
@@ -167,6 +194,7 @@ impl Sampler {
             candidates: Vec::new(),
             scratch: Vec::new(),
             penalised: Vec::new(),
+            counts: Vec::new(),
         })
     }
 
@@ -183,10 +211,13 @@ impl Sampler {
     /// The same stages for a device, which draws the token at `position` and those after it as this sampler would: with
     /// its next random number, and the following ones.
     pub(crate) fn chain(&self, position: u32) -> Chain {
-        let SamplerOptions { temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n, .. } =
+        let SamplerOptions { temperature, top_k, top_p, min_p, .. } = self.options;
+        let SamplerOptions { repeat_penalty, frequency_penalty, presence_penalty, repeat_last_n, .. } =
             self.options;
         let saturated = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let penalties = Chain { repeat_penalty, n_recent: saturated(repeat_last_n), ..Chain::greedy() };
+        let n_recent = saturated(repeat_last_n);
+        let penalties =
+            Chain { repeat_penalty, frequency_penalty, presence_penalty, n_recent, ..Chain::greedy() };
         if temperature == 0.0 {
             return penalties;
         }
@@ -222,7 +253,8 @@ impl Sampler {
     /// As [`Sampler::sample`].
     pub fn distribution(&mut self, logits: &[f32], previous: &[u32]) -> Result<&[Candidate], Error> {
         check_logits(logits)?;
-        let penalised = apply_repeat_penalty(&self.options, logits, previous, &mut self.penalised);
+        let penalised =
+            apply_penalties(&self.options, logits, previous, &mut self.penalised, &mut self.counts);
         self.candidates.clear();
         if self.options.temperature == 0.0 {
             self.candidates.push(most_probable(penalised)?);
@@ -254,12 +286,13 @@ fn check_logits(logits: &[f32]) -> Result<(), Error> {
     Err(Error::NotFinite { token, value: logits[token], n_bad, n_vocab: logits.len() })
 }
 
-/// Stage 1. Returns the logits themselves where there is nothing to change.
-fn apply_repeat_penalty<'a>(
+/// Stage 1. Returns the logits themselves where there is nothing to change. `counts` is left as zeros, one for each token.
+fn apply_penalties<'a>(
     options: &SamplerOptions,
     logits: &'a [f32],
     previous: &[u32],
     penalised: &'a mut Vec<f32>,
+    counts: &mut Vec<u32>,
 ) -> &'a [f32] {
     let window = &previous[previous.len().saturating_sub(options.repeat_last_n)..];
     if !options.has_penalty() || window.is_empty() {
@@ -267,13 +300,15 @@ fn apply_repeat_penalty<'a>(
     }
     penalised.clear();
     penalised.extend_from_slice(logits);
+    counts.resize(logits.len(), 0);
     for &token in window {
-        // Computed from the original, so that a token that occurs twice is penalised once.
-        let logit = logits[token as usize];
-        penalised[token as usize] = match logit > 0.0 {
-            true => (logit / options.repeat_penalty).min(f32::MAX),
-            false => logit * options.repeat_penalty,
-        };
+        counts[token as usize] += 1;
+    }
+    for &token in window {
+        let count = std::mem::take(&mut counts[token as usize]);
+        if count > 0 {
+            penalised[token as usize] = options.penalised(logits[token as usize], count);
+        }
     }
     penalised
 }
@@ -396,7 +431,18 @@ impl fmt::Display for Sampler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let options = &self.options;
         if options.has_penalty() {
-            write!(f, "repeat-penalty {}", options.repeat_penalty)?;
+            let penalties = [
+                (REPEAT_PENALTY.name, options.repeat_penalty, 1.0),
+                (FREQUENCY_PENALTY.name, options.frequency_penalty, 0.0),
+                (PRESENCE_PENALTY.name, options.presence_penalty, 0.0),
+            ];
+            let mut comma = "";
+            for (name, penalty, off) in penalties {
+                if penalty != off {
+                    write!(f, "{comma}{name} {penalty}")?;
+                    comma = ", ";
+                }
+            }
             match options.repeat_last_n {
                 usize::MAX => write!(f, " over all tokens → ")?,
                 n => write!(f, " over the last {n} tokens → ")?,

@@ -122,6 +122,9 @@ pub trait Fragments: QuantBlock {
     /// Loads the quants of a group.
     fn quants<T: TileBytes>(tile: T, lane: usize, group: usize) -> Self::Quants;
 
+    /// The same of one row, in lane c of the four that have it, with the row in the place of row g: that of row g + 8 has zeros.
+    fn row_quants<T: TileBytes>(tile: T, row: usize, c: usize, group: usize) -> Self::Quants;
+
     /// Matrix a of a step of the group: four signed bytes or two floats a word. Words 0 and 1 hold columns 4 c to 4 c + 3
     /// (of floats the first two) of rows g and g + 8; words 2 and 3 columns 16 + 4 c to 16 + 4 c + 3 (of floats the
     /// last two of 4 c to 4 c + 3).
@@ -187,6 +190,12 @@ pub trait Fragments: QuantBlock {
     }
 }
 
+/// A format of 16-bit floats with this layout.
+pub trait FloatFragments: Fragments {
+    /// The two floats of a word.
+    fn floats(word: u32) -> [f32; 2];
+}
+
 /// A quantised format with this layout: its elements are signed bytes, with a scale for each **sub-block** of a row.
 pub trait QuantFragments: Fragments {
     /// Elements of a sub-block: 16 or 32.
@@ -236,15 +245,28 @@ const fn quants_byte(group: usize, half: usize, lane: usize) -> usize {
     group * GROUP_BYTES + half * (GROUP_BYTES / 2) + lane * 16
 }
 
+/// The 16 bytes of lane c of the four that have a row, among the quants of a group.
+#[inline(always)]
+fn row_words<T: TileBytes>(tile: T, row: usize, c: usize, group: usize) -> [u32; 4] {
+    let (g, half) = split_row(row);
+    tile.words4(quants_byte(group, half, 4 * g + c) / 4)
+}
+
 /// [`Fragments::values`] of the quantised formats: the quant is exact, so each value is rounded once.
 #[inline(always)]
 fn quant_values<Q: QuantFragments, T: TileBytes>(tile: T, row: usize, col: usize) -> [f32; 4] {
     let ((g, half), c, step) = (split_row(row), col % 16 / 4, col / Q::STEP_COLS);
-    let quants = Q::quants(tile, 4 * g + c, step / Q::GROUP_STEPS);
-    let word = pick(Q::words(&quants, step % Q::GROUP_STEPS), col % 32 / 16 * 2 + half);
+    let quants = Q::row_quants(tile, row, c, step / Q::GROUP_STEPS);
+    let words = Q::words(&quants, step % Q::GROUP_STEPS);
     let sub = col / Q::SUB;
     let scales = Q::scales(tile, g, sub % 4);
     let (scale, offset) = (Q::scale(&scales, sub / 4, half), Q::offset(&scales, sub / 4, half));
+    four_values::<Q>(pick2([words[0], words[2]], col % 32 / 16), scale, offset)
+}
+
+/// The values of the four quants of a word.
+#[inline(always)]
+pub fn four_values<Q: QuantFragments>(word: u32, scale: f32, offset: f32) -> [f32; 4] {
     let value = |shift: u32| {
         let q = (word >> shift) as u8 as i8 as f32;
         if Q::HAS_OFFSET { math::fma(q, scale, offset) } else { q * scale }

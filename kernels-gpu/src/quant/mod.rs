@@ -14,6 +14,7 @@ pub mod fragments;
 mod k;
 pub mod layout;
 mod legacy;
+pub mod pieces;
 mod table;
 
 pub use float::{BF16, F16, F32};

@@ -1,6 +1,6 @@
 //! Choosing the next token on the device, so that a decode step needs no round trip to the host.
 //!
-//! [`argmax_f32`] takes the largest logit. The chain takes two launches: [`sample_slices_f32`] sorts each slice of the
+//! [`argmax_slices_f32`] and [`argmax_f32`] take the largest logit. The chain takes two launches, too: [`sample_slices_f32`] sorts each slice of the
 //! vocabulary coarsely, with many blocks, and [`sample_draw_f32`] looks only at those few pieces of the slices in which
 //! a stage's border or the token drawn can lie. Its stages, in this order:
 //!
@@ -24,16 +24,14 @@ pub mod random;
 
 mod argmax;
 mod draw;
-mod next;
 mod records;
 mod search;
 mod slices;
 mod sums;
 
-pub use argmax::{argmax_bytes, argmax_f32};
+pub use argmax::{argmax_blocks, argmax_bytes, argmax_f32, argmax_slices_f32};
 pub use chain::{CHAIN_WORDS, Chain};
 pub use draw::{sample_draw_bytes, sample_draw_f32};
-pub use next::advance;
 pub use slices::{
     MAX_VOCAB, RECORD_WORDS, SLICE, sample_slices_bytes, sample_slices_f32, sample_slices_flops,
     slices_blocks, slices_words,

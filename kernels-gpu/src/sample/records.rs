@@ -1,12 +1,16 @@
 //! What the chain's second launch reads of the slices.
 
 use super::chain::{BINS, ONE, absolute_bin, below};
+use super::draw::THREADS;
 use super::search::{Item, NUMBERS};
-use super::slices::{COUNTS, DRAW_WEIGHTS, IDS, LARGEST, LOGITS, RECORD_WORDS, WEIGHTS};
+use super::slices::{COUNTS, DRAW_WEIGHTS, HEAD, LARGEST, RECORD_WORDS, TOKENS, WEIGHTS};
 use crate::simt::prelude::*;
 use crate::simt::shared::tile_bytes;
 
 pub(super) const LAST_BIN: u32 = BINS as u32 - 1;
+
+/// Tokens of the slices' heads that a thread has.
+pub(super) const HEADS_PER_THREAD: usize = NUMBERS * HEAD / THREADS;
 
 /// Shared memory of [`Records`].
 pub(super) const RECORDS_BYTES: usize =
@@ -67,6 +71,39 @@ impl Records {
         largest
     }
 
+    /// The thread's share of the first tokens of all slices: of slices t / [`HEAD`] + 32 j token t % [`HEAD`].
+    #[inline(always)]
+    pub fn heads(&self) -> [Item; HEADS_PER_THREAD] {
+        let t = thread::thread_idx_x() as usize;
+        let mut heads = [Item { logit: f32::NEG_INFINITY, id: 0 }; HEADS_PER_THREAD];
+        let mut j = 0;
+        while j < HEADS_PER_THREAD {
+            if self.has_head(j) {
+                heads[j] = self.item(t / HEAD + j * (THREADS / HEAD), t % HEAD);
+            }
+            j += 1;
+        }
+        heads
+    }
+
+    /// Whether there is a slice for the thread's head `j`.
+    #[inline(always)]
+    pub fn has_head(&self, j: usize) -> bool {
+        thread::thread_idx_x() as usize / HEAD + j * (THREADS / HEAD) < self.n_slices
+    }
+
+    /// Whether the thread's heads are the last ones of their slices.
+    #[inline(always)]
+    pub fn is_last_of_head(&self) -> bool {
+        thread::thread_idx_x() as usize % HEAD == HEAD - 1
+    }
+
+    /// The bin of a logit, counted from that of the largest of all.
+    #[inline(always)]
+    pub fn bin_of(&self, logit: f32, largest: f32) -> u32 {
+        below(absolute_bin(largest), absolute_bin(logit))
+    }
+
     /// The largest logit of a slice.
     #[inline(always)]
     pub fn largest(&self, slice: usize) -> f32 {
@@ -114,6 +151,7 @@ impl Records {
     /// Token `i` of a slice, in the order of bins.
     #[inline(always)]
     pub fn item(&self, slice: usize, i: usize) -> Item {
-        Item { logit: f32::from_bits(self.word(slice, LOGITS + i)), id: self.word(slice, IDS + i) }
+        let [logit, id] = self.words.load::<2>(self.first + slice * RECORD_WORDS + TOKENS + 2 * i);
+        Item { logit: f32::from_bits(logit), id }
     }
 }

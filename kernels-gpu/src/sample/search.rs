@@ -102,13 +102,19 @@ impl Search {
         Found { index: index as u32, before, value, target }
     }
 
-    /// The sum over the block, in every thread. Begins after a barrier that follows the last search.
+    /// The sums of all threads before this one, and of all threads. Begins after a barrier that follows the last search.
+    #[inline(always)]
+    pub fn running_sum(&self, value: u64) -> (u64, u64) {
+        let n_warps = thread::block_dim_x() as usize / 32;
+        let sums = running_sum(value, n_warps, self.sums);
+        thread::sync_threads();
+        sums
+    }
+
+    /// The sum over the block, in every thread. Begins as [`Search::running_sum`].
     #[inline(always)]
     pub fn sum(&self, value: u64) -> u64 {
-        let n_warps = thread::block_dim_x() as usize / 32;
-        let (_, total) = running_sum(value, n_warps, self.sums);
-        thread::sync_threads();
-        total
+        self.running_sum(value).1
     }
 
     /// As [`Search::select`], of the `n` items, [`FEW`] at most, whose rank and measure `item` gives: for each, the measures
@@ -152,6 +158,60 @@ impl Search {
         rank
     }
 
+    /// The value (below 256) at which the running sum of measures, the items of the lowest value first, reaches a target, as in
+    /// [`Search::first`].
+    #[inline(always)]
+    pub fn first_of(
+        &self,
+        items: &impl Items,
+        value: impl Fn(Item) -> usize,
+        measure: impl Fn(Item) -> u64,
+        target: impl Fn(u64) -> u64,
+    ) -> Found {
+        self.first_of_histogram(self.histograms[0], items, value, measure, target)
+    }
+
+    #[inline(always)]
+    fn first_of_histogram(
+        &self,
+        histogram: Tile<u32>,
+        items: &impl Items,
+        value: impl Fn(Item) -> usize,
+        measure: impl Fn(Item) -> u64,
+        target: impl Fn(u64) -> u64,
+    ) -> Found {
+        let mut i = thread::thread_idx_x() as usize;
+        while i < HISTOGRAM {
+            histogram.set(i, 0);
+            i += thread::block_dim_x() as usize;
+        }
+        thread::sync_threads();
+        items.each(|item| {
+            let measure = measure(item);
+            if measure > 0 {
+                let value = value(item);
+                atomic::add_u32(histogram, value, 1);
+                let mut part = 0;
+                while part < PARTS {
+                    let bits = (measure >> (part as u32 * PART_BITS)) as u32;
+                    let bits = if part == PARTS - 1 { bits } else { bits % (1 << PART_BITS) };
+                    if bits > 0 {
+                        atomic::add_u32(histogram, (1 + part) * NUMBERS + value, bits);
+                    }
+                    part += 1;
+                }
+            }
+        });
+        thread::sync_threads();
+        let sum_of = |value: usize| {
+            let part = |part: usize| {
+                (histogram.get((1 + part) * NUMBERS + value) as u64) << (part as u32 * PART_BITS)
+            };
+            part(0) + part(1) + part(2)
+        };
+        self.first(sum_of, target)
+    }
+
     /// The rank of the item at which the running sum of measures, the highest rank first, reaches the target, cut as in
     /// [`Search::first`]. Items of measure 0 count for nothing; not all are such. Ranks are numbers of `n_bytes` bytes,
     /// no two equal; a measure is at most 2³⁹.
@@ -175,37 +235,9 @@ impl Search {
             // Others may still read the last one.
             let [even, odd] = self.histograms;
             let histogram = if shift.is_multiple_of(16) { even } else { odd };
-            let mut i = thread::thread_idx_x() as usize;
-            while i < HISTOGRAM {
-                histogram.set(i, 0);
-                i += thread::block_dim_x() as usize;
-            }
-            thread::sync_threads();
-            items.each(|item| {
-                let (rank, measure) = (rank(item), measure(item));
-                if measure > 0 && rank >> shift >> 8 == prefix {
-                    // The best first.
-                    let value = 255 - (rank >> shift) as usize % 256;
-                    atomic::add_u32(histogram, value, 1);
-                    let mut part = 0;
-                    while part < PARTS {
-                        let bits = (measure >> (part as u32 * PART_BITS)) as u32;
-                        let bits = if part == PARTS - 1 { bits } else { bits % (1 << PART_BITS) };
-                        if bits > 0 {
-                            atomic::add_u32(histogram, (1 + part) * NUMBERS + value, bits);
-                        }
-                        part += 1;
-                    }
-                }
-            });
-            thread::sync_threads();
-            let sum_of = |value: usize| {
-                let part = |part: usize| {
-                    (histogram.get((1 + part) * NUMBERS + value) as u64) << (part as u32 * PART_BITS)
-                };
-                part(0) + part(1) + part(2)
-            };
-            let found = self.first(sum_of, |_| target);
+            let value = |item| 255 - (rank(item) >> shift) as usize % 256; // the best first
+            let counts = |item| if rank(item) >> shift >> 8 == prefix { measure(item) } else { 0 };
+            let found = self.first_of_histogram(histogram, items, value, counts, |_| target);
             target = found.target - found.before;
             prefix = prefix << 8 | (255 - found.index) as u64;
             if shift == 0 || histogram.get(found.index as usize) == 1 {

@@ -2,7 +2,7 @@
 
 use super::chain::{BINS, Chain, UNSCALED, absolute_bin, bin, weight};
 use super::search::FEW;
-use super::sums::{SUM_LEN, running_sum};
+use super::sums::{SUM_LEN, running_sum, running_sums};
 use crate::simt::prelude::*;
 use crate::simt::shared::tile_bytes;
 
@@ -16,25 +16,29 @@ pub const MAX_VOCAB: usize = SLICE * MAX_SLICES;
 const TOKENS_PER_THREAD: usize = 4;
 const THREADS: usize = SLICE / TOKENS_PER_THREAD;
 const WARPS: usize = THREADS / 32;
+const _: () = assert!(THREADS == 2 * BINS && DRAW_WEIGHTS == WEIGHTS + BINS);
 
 /// What is written of a slice, in words: its largest logit (+∞: one is NaN or +∞; −∞: none is above −∞); for each bin,
 /// summed over that bin and all better ones, the number of tokens, their weights at temperature 1 and those at the
-/// chain's, relative to the slice's largest logit; the logits from the best bin to the worst, and their tokens' ids.
-pub const RECORD_WORDS: usize = IDS + SLICE;
+/// chain's, relative to the slice's largest logit; the tokens from the best bin to the worst, each its logit and its id.
+pub const RECORD_WORDS: usize = TOKENS + 2 * SLICE;
 pub(super) const LARGEST: usize = 0;
 pub(super) const COUNTS: usize = 4;
 pub(super) const WEIGHTS: usize = COUNTS + BINS;
 pub(super) const DRAW_WEIGHTS: usize = WEIGHTS + BINS;
-pub(super) const LOGITS: usize = DRAW_WEIGHTS + BINS;
-pub(super) const IDS: usize = LOGITS + SLICE;
+pub(super) const TOKENS: usize = DRAW_WEIGHTS + BINS;
+
+/// Tokens of a record that can be read in any case: of slices that have fewer, the others' logits are −∞.
+pub(super) const HEAD: usize = 8;
+const _: () = assert!(HEAD <= FEW && TOKENS.is_multiple_of(2) && RECORD_WORDS.is_multiple_of(2));
 
 const SHARED_BYTES: usize = tile_bytes::<f32>(block::REDUCE_LEN)
-    + tile_bytes::<u64>(SUM_LEN)
+    + tile_bytes::<u64>(2 * SUM_LEN)
     + 2 * tile_bytes::<u32>(BINS)
     + tile_bytes::<u32>(SLICE)
     + tile_bytes::<f32>(SLICE)
     + tile_bytes::<u32>(SLICE)
-    + tile_bytes::<u64>(SLICE);
+    + 2 * tile_bytes::<f32>(SLICE);
 
 /// Penalises the recent tokens and sorts each slice of the vocabulary into bins of equal width, best first.
 ///
@@ -61,13 +65,13 @@ pub fn sample_slices_f32(
 ) {
     let mut shared = Shared::new();
     let reduce = shared.tile::<f32>(block::REDUCE_LEN);
-    let sums = shared.tile::<u64>(SUM_LEN);
+    let sums = shared.tile::<u64>(2 * SUM_LEN);
     let in_bin = shared.tile::<u32>(BINS);
     let through_bin = shared.tile::<u32>(BINS);
     let occurrences = shared.tile::<u32>(SLICE);
     let sorted_logits = shared.tile::<f32>(SLICE);
     let sorted_ids = shared.tile::<u32>(SLICE);
-    let running = shared.tile::<u64>(SLICE);
+    let running = [shared.tile::<f32>(SLICE), shared.tile::<f32>(SLICE)];
     pdl::launch_dependents();
     pdl::wait();
 
@@ -116,6 +120,10 @@ pub fn sample_slices_f32(
         slices.set(record + COUNTS + t, through);
     }
     thread::sync_threads();
+    let n_tokens = n_tokens as usize;
+    if t >= n_tokens && t < HEAD {
+        slices.store::<2>(record + TOKENS + 2 * t, [f32::NEG_INFINITY.to_bits(), 0]);
+    }
     let mut j = 0;
     while j < TOKENS_PER_THREAD {
         if logit[j] > f32::NEG_INFINITY {
@@ -126,8 +134,7 @@ pub fn sample_slices_f32(
             sorted_ids.set(at, (first + j) as u32);
             // All that the second launch reads where it looks for few.
             if is_short && n_better < chain.top_k.max(FEW as u32) {
-                slices.set(record + LOGITS + at, logit[j].to_bits());
-                slices.set(record + IDS + at, (first + j) as u32);
+                slices.store::<2>(record + TOKENS + 2 * at, [logit[j].to_bits(), (first + j) as u32]);
             }
         }
         j += 1;
@@ -137,23 +144,19 @@ pub fn sample_slices_f32(
     }
     thread::sync_threads();
 
-    let n_tokens = n_tokens as usize;
     let mut i = t;
     while i < n_tokens {
-        slices.set(record + LOGITS + i, sorted_logits.get(i).to_bits());
-        slices.set(record + IDS + i, sorted_ids.get(i));
+        let token = [sorted_logits.get(i).to_bits(), sorted_ids.get(i)];
+        slices.store::<2>(record + TOKENS + 2 * i, token);
         i += THREADS;
     }
-    let weigh = Weigh { sorted_logits, n_tokens, largest, running, sums };
-    let row = weigh.through(through, UNSCALED);
-    if t < BINS {
-        slices.set(record + WEIGHTS + t, row.to_bits());
-    }
-    thread::sync_threads();
-    let row = weigh.through(through, chain.exponent_scale);
-    if t < BINS {
-        slices.set(record + DRAW_WEIGHTS + t, row.to_bits());
-    }
+    weigh(sorted_logits, n_tokens, largest, [UNSCALED, chain.exponent_scale], running, sums);
+    // The first half of the block has the one row, the second the other.
+    let (row, bin) = (t / BINS, t % BINS);
+    let through = through_bin.get(bin) as usize;
+    let running = if row == 0 { running[0] } else { running[1] };
+    let sum = if through == 0 { 0.0 } else { running.get(through - 1) };
+    slices.set(record + WEIGHTS + row * BINS + bin, sum.to_bits());
 }
 
 /// A thread's logits, from token `first` on; −∞ past the vocabulary.
@@ -219,36 +222,41 @@ fn penalise(logit: &mut [f32; TOKENS_PER_THREAD], occurrences: Tile<u32>, chain:
     }
 }
 
-/// The sorted tokens, to be weighed.
-struct Weigh {
+/// The sums of the weights of each token and those before it, rounded to f32, for two scales of exponents. Ends with a
+/// barrier.
+#[inline(always)]
+fn weigh(
     sorted_logits: Tile<f32>,
     n_tokens: usize,
     largest: f32,
-    running: Tile<u64>,
+    exponent_scales: [f32; 2],
+    running: [Tile<f32>; 2],
     sums: Tile<u64>,
-}
-
-impl Weigh {
-    /// For each thread, the sum of the weights of the first `through` tokens, rounded to f32.
-    #[inline(always)]
-    fn through(&self, through: u32, exponent_scale: f32) -> f32 {
-        let first = thread::thread_idx_x() as usize * TOKENS_PER_THREAD;
-        let mut sum = [0; TOKENS_PER_THREAD];
-        let mut total = 0;
-        let mut j = 0;
-        while j < TOKENS_PER_THREAD {
-            if first + j < self.n_tokens {
-                total += weight(self.sorted_logits.get(first + j), self.largest, exponent_scale);
+) {
+    let first = thread::thread_idx_x() as usize * TOKENS_PER_THREAD;
+    let mut sum = [[0; TOKENS_PER_THREAD]; 2];
+    let mut total = [0; 2];
+    let mut j = 0;
+    while j < TOKENS_PER_THREAD {
+        let mut row = 0;
+        while row < 2 {
+            if first + j < n_tokens {
+                total[row] += weight(sorted_logits.get(first + j), largest, exponent_scales[row]);
             }
-            sum[j] = total;
-            j += 1;
+            sum[row][j] = total[row];
+            row += 1;
         }
-        let (before, _) = running_sum(total, WARPS, self.sums);
-        self.running.store::<2>(first, [before + sum[0], before + sum[1]]);
-        self.running.store::<2>(first + 2, [before + sum[2], before + sum[3]]);
-        thread::sync_threads();
-        if through == 0 { 0.0 } else { self.running.get(through as usize - 1) as f32 }
+        j += 1;
     }
+    let (before, _) = running_sums(total, WARPS, sums);
+    let mut row = 0;
+    while row < 2 {
+        let [a, b, c, d] = sum[row];
+        let through = |sum: u64| (before[row] + sum) as f32;
+        running[row].store::<TOKENS_PER_THREAD>(first, [through(a), through(b), through(c), through(d)]);
+        row += 1;
+    }
+    thread::sync_threads();
 }
 
 /// Blocks along x of [`sample_slices_f32`].
@@ -264,7 +272,7 @@ pub const fn slices_words(n_vocab: usize, n_sequences: usize) -> usize {
 /// Bytes that [`sample_slices_f32`] must move: the logits, and the records' rows of sums. (Their lists are 8 bytes for each
 /// token that can be among the `top_k` best: few, or all.)
 pub const fn sample_slices_bytes(n_vocab: usize, n_sequences: usize) -> usize {
-    n_sequences * (n_vocab * 4 + slices_blocks(n_vocab) * LOGITS * 4)
+    n_sequences * (n_vocab * 4 + slices_blocks(n_vocab) * TOKENS * 4)
 }
 
 /// Arithmetic of [`sample_slices_f32`]: for each logit a comparison, its bin, and two weights of a difference, a product,

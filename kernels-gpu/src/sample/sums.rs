@@ -31,32 +31,46 @@ fn warp_running_sum(value: u64) -> u64 {
 #[inline(always)]
 #[track_caller]
 pub(super) fn running_sum(value: u64, n_warps: usize, tile: Tile<u64>) -> (u64, u64) {
+    let ([before], [total]) = running_sums([value], n_warps, tile);
+    (before, total)
+}
+
+/// [`running_sum`] of several values at once. `tile` has [`SUM_LEN`] elements for each.
+#[inline(always)]
+#[track_caller]
+pub(super) fn running_sums<const N: usize>(
+    values: [u64; N],
+    n_warps: usize,
+    tile: Tile<u64>,
+) -> ([u64; N], [u64; N]) {
     let warp = warp::warp_id() as usize;
-    let sum = warp_running_sum(value);
-    if warp::lane_id() == 31 {
-        tile.set(warp, sum);
+    let (mut before, mut total) = ([0; N], [0; N]);
+    let mut n = 0;
+    while n < N {
+        let sum = warp_running_sum(values[n]);
+        before[n] = sum - values[n];
+        if warp::lane_id() == 31 {
+            tile.set(n * SUM_LEN + warp, sum);
+        }
+        n += 1;
     }
     thread::sync_threads();
-    let (mut before, mut total) = (sum - value, 0);
     if warp < n_warps {
         let mut other = 0;
         while other < n_warps {
-            let of_other = tile.get(other);
-            total += of_other;
-            if other < warp {
-                before += of_other;
+            let mut n = 0;
+            while n < N {
+                let of_other = tile.get(n * SUM_LEN + other);
+                total[n] += of_other;
+                if other < warp {
+                    before[n] += of_other;
+                }
+                n += 1;
             }
             other += 1;
         }
     }
     (before, total)
-}
-
-/// The sum over the warp, in its last lane.
-#[inline(always)]
-#[track_caller]
-pub(super) fn warp_sum(value: u64) -> u64 {
-    warp_running_sum(value)
 }
 
 /// The sum over each `n` neighbouring lanes, a power of 2, in all of them.

@@ -2,7 +2,7 @@
 
 use kernels_gpu::embedding::*;
 use kernels_gpu::launch::{Device, DeviceSlice, Grid, Purpose};
-use kernels_gpu::quant::layout::GpuLayout;
+use kernels_gpu::quant::pieces::Pieces;
 use kernels_gpu::quant::{
     BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
 };
@@ -14,12 +14,13 @@ struct Args<'a> {
     y: &'a mut DeviceSlice<f32>,
     w: &'a DeviceSlice<u8>,
     tokens: &'a DeviceSlice<u32>,
+    n_tokens: u32,
     dim: u32,
     n_vocab: u32,
 }
 
 /// A token past the vocabulary must give NaN; all others their decoded rows.
-fn check<Q: RandomBlock + GpuLayout, D: Device>(
+fn check<Q: RandomBlock + Pieces, D: Device>(
     device: &D,
     launch: fn(&D, Args<'_>, Grid),
     tokens: &[u32],
@@ -30,8 +31,9 @@ fn check<Q: RandomBlock + GpuLayout, D: Device>(
     let w = device.upload(&packed(&blocks, dim), Purpose::Weights).unwrap();
     let device_tokens = device.upload(tokens, Purpose::Other).unwrap();
     let mut y = device.alloc(tokens.len() * dim, Purpose::Activations).unwrap();
-    let args = Args { y: &mut y, w: &w, tokens: &device_tokens, dim: dim as u32, n_vocab: n_vocab as u32 };
-    launch(device, args, Grid::xy(embedding_blocks(dim) as u32, tokens.len() as u32));
+    let [n_tokens, dim_, n_vocab_] = [tokens.len(), dim, n_vocab].map(|n| n as u32);
+    let args = Args { y: &mut y, w: &w, tokens: &device_tokens, n_tokens, dim: dim_, n_vocab: n_vocab_ };
+    launch(device, args, Grid::x(embedding_blocks::<Q>(tokens.len(), dim) as u32));
 
     let rows = tokens.iter().flat_map(|&token| match values.get(token as usize * dim..) {
         Some(row) if !row.is_empty() => row[..dim].to_vec(),
@@ -47,8 +49,8 @@ macro_rules! formats {
         mod $format {
             use super::*;
 
-            fn launch<D: Device>(device: &D, Args { y, w, tokens, dim, n_vocab }: Args<'_>, grid: Grid) {
-                device.launch($kernel { y, w, tokens, dim, n_vocab }, grid).unwrap();
+            fn launch<D: Device>(device: &D, Args { y, w, tokens, n_tokens, dim, n_vocab }: Args<'_>, grid: Grid) {
+                device.launch($kernel { y, w, tokens, n_tokens, dim, n_vocab }, grid).unwrap();
             }
 
             #[test]
@@ -91,11 +93,19 @@ formats! {
 /// Rows that 16-byte loads do not divide.
 #[test]
 fn float_rows_of_172_and_173() {
-    fn f16_launch<D: Device>(device: &D, Args { y, w, tokens, dim, n_vocab }: Args<'_>, grid: Grid) {
-        device.launch(embedding_f16 { y, w, tokens, dim, n_vocab }, grid).unwrap();
+    fn f16_launch<D: Device>(
+        device: &D,
+        Args { y, w, tokens, n_tokens, dim, n_vocab }: Args<'_>,
+        grid: Grid,
+    ) {
+        device.launch(embedding_f16 { y, w, tokens, n_tokens, dim, n_vocab }, grid).unwrap();
     }
-    fn f32_launch<D: Device>(device: &D, Args { y, w, tokens, dim, n_vocab }: Args<'_>, grid: Grid) {
-        device.launch(embedding_f32 { y, w, tokens, dim, n_vocab }, grid).unwrap();
+    fn f32_launch<D: Device>(
+        device: &D,
+        Args { y, w, tokens, n_tokens, dim, n_vocab }: Args<'_>,
+        grid: Grid,
+    ) {
+        device.launch(embedding_f32 { y, w, tokens, n_tokens, dim, n_vocab }, grid).unwrap();
     }
     for dim in [172, 173] {
         on_every_device!(|device| check::<F16, _>(device, f16_launch, &[2, 0], dim, 3));

@@ -38,10 +38,11 @@ fn rows(dim: usize) -> Vec<f32> {
     [0.0, 1e-6, 1.0, 3e7].into_iter().flat_map(|size| rng.normal(dim, size)).collect()
 }
 
-/// Fewer elements than a warp's, a last warp that is partly idle, several rounds and a partial one.
+/// Fewer elements than a warp's, a last warp that is partly idle, several rounds and a partial one, all that a block keeps, and
+/// more.
 #[test]
 fn widths() {
-    for dim in [32, 160, 2 * 1024 + 96] {
+    for dim in [32, 160, 2 * 1024 + 96, 8192, 8192 + 1024 + 32] {
         on_every_device!(|device| check(device, &rows(dim), dim));
     }
 }

@@ -2,7 +2,8 @@
 
 use kernels_gpu::launch::{DeviceBuffer, Grid, Purpose};
 use kernels_gpu::sample::{
-    CHAIN_WORDS, Chain, MAX_VOCAB, sample_draw_f32, sample_slices_f32, slices_blocks, slices_words,
+    CHAIN_WORDS, Chain, MAX_VOCAB, argmax_blocks, argmax_f32, argmax_slices_f32, sample_draw_f32,
+    sample_slices_f32, slices_blocks, slices_words,
 };
 
 use super::Gpu;
@@ -45,6 +46,24 @@ impl<D: Accelerator> Gpu<D> {
         let choosing = self.choosing.as_mut().expect("made above");
         device.copy_in(&mut choosing.chain, &chain.words()).map_err(device_error)?;
         device.copy_in(choosing.history.slice_mut(0..tokens.len()), tokens).map_err(device_error)
+    }
+
+    /// Chooses the largest of the logits and makes its token the next step's.
+    pub(super) fn launch_greedy(&mut self, logits: &DeviceBuffer<f32>, n_vocab: usize) -> Result<(), Error> {
+        let n_blocks = argmax_blocks(n_vocab);
+        let Gpu { device, inputs, bests, .. } = self;
+        assert!(inputs.n_tokens == 1, "a choice after {} tokens", inputs.n_tokens);
+        let bests = match bests {
+            Some(bests) if bests.len() == 2 * n_blocks => bests,
+            none => none.insert(device.zeros(2 * n_blocks, Purpose::Other).map_err(device_error)?),
+        };
+        inputs.chooses = true;
+        let slices = argmax_slices_f32 { bests, logits: logits.slice(0..n_vocab), n_vocab: u32_of(n_vocab) };
+        device.launch(slices, Grid::x(u32_of(n_blocks))).map_err(device_error)?;
+        let (tokens, positions) = inputs.words.slice_mut(0..2).split_at_mut(1);
+        let (chosen, n_blocks) = (&mut *inputs.chosen, u32_of(n_blocks));
+        let choose = argmax_f32 { chosen, tokens, positions, bests, n_blocks };
+        device.launch(choose, Grid::x(1)).map_err(device_error)
     }
 
     /// Draws from the logits and makes the token the next step's.

@@ -139,12 +139,14 @@ impl Format {
         tokens: &DeviceSlice<u32>,
         [n_vocab, dim]: [usize; 2],
     ) -> Result<(), D::Error> {
-        let grid = Grid::xy(u32_of(embedding_blocks(dim)), u32_of(tokens.len()));
+        let n_tokens = tokens.len();
+        let blocks = with_block!(self, |Block| embedding_blocks::<Block>(n_tokens, dim));
+        let grid = Grid::x(u32_of(blocks));
         launch_by_format!(device, self, grid,
             [embedding_f32: F32, embedding_f16: F16, embedding_bf16: BF16, embedding_q4_0: Q4_0,
              embedding_q4_1: Q4_1, embedding_q5_0: Q5_0, embedding_q5_1: Q5_1, embedding_q8_0: Q8_0,
              embedding_q4_k: Q4_K, embedding_q5_k: Q5_K, embedding_q6_k: Q6_K, embedding_q2_k: Q2_K, embedding_q3_k: Q3_K, embedding_iq4_nl: IQ4_NL, embedding_iq4_xs: IQ4_XS, embedding_mxfp4: MXFP4],
-            { y: y, w: w, tokens: tokens, dim: u32_of(dim), n_vocab: u32_of(n_vocab) })
+            { y: y, w: w, tokens: tokens, n_tokens: u32_of(n_tokens), dim: u32_of(dim), n_vocab: u32_of(n_vocab) })
     }
 
     /// Most vectors that [`Self::gemv`] reads the matrix once for.

@@ -96,6 +96,8 @@ pub struct Gpu<D: Accelerator> {
     scratch: Scratch,
     /// For prompts on Hopper; none before a model is loaded, and on other GPUs.
     hopper: Option<hopper::Workspace>,
+    /// The largest logits of parts of the vocabulary; made when tokens are first chosen.
+    bests: Option<DeviceBuffer<u32>>, // [argmax_blocks(n_vocab), 2]
     /// What a sampler's stages work with; made when they first do.
     choosing: Option<Choosing>,
     /// Choices on their way to the host, oldest first; and places for more.
@@ -187,6 +189,7 @@ impl<D: Accelerator> Gpu<D> {
             inputs,
             scratch: Scratch::default(),
             hopper: None,
+            bests: None,
             choosing: None,
             readings: VecDeque::new(),
             idle_readings: Vec::new(),

@@ -12,7 +12,6 @@ use kernels_gpu::kv_cache::{kv_write_blocks, kv_write_f16};
 use kernels_gpu::launch::{DeviceBuffer, DeviceSlice, Grid, Launch, Purpose};
 use kernels_gpu::rmsnorm::{rmsnorm_add_f32, rmsnorm_f32};
 use kernels_gpu::rope::{rope_adjacent_f32, rope_blocks, rope_half_f32};
-use kernels_gpu::sample::{advance, argmax_f32};
 use kernels_gpu::swiglu::{swiglu_blocks, swiglu_f32};
 
 use super::accelerator::{Accelerator, device_error};
@@ -369,15 +368,7 @@ impl<D: Accelerator> Backend for Gpu<D> {
     }
 
     fn choose_greedy(&mut self, logits: &DeviceBuffer<f32>, n_vocab: usize) -> Result<(), Error> {
-        self.inputs.chooses = true;
-        let Gpu { device, inputs, .. } = self;
-        let (token, status) = inputs.chosen.split_at_mut(1);
-        let choose = argmax_f32 { token, status, logits: rows(logits, 1, n_vocab), n_vocab: u32_of(n_vocab) };
-        device.launch(choose, Grid::x(1)).map_err(device_error)?;
-        assert!(inputs.n_tokens == 1, "a choice after {} tokens", inputs.n_tokens);
-        let (tokens, positions) = inputs.words.slice_mut(0..2).split_at_mut(1);
-        let next = advance { tokens, positions, sampled: inputs.chosen.slice(0..1) };
-        device.launch(next, Grid::x(1)).map_err(device_error)
+        self.launch_greedy(logits, n_vocab)
     }
 
     fn can_choose(&self, n_vocab: usize) -> bool {

@@ -1,7 +1,7 @@
 //! F16 and BF16: a tile is its quants, here the floats themselves. A group is 32 columns, two steps of 16; a lane's
 //! words are its columns of the first step, then those of the second.
 
-use super::{Fragments, TileBytes, pick, quants_byte, split_row};
+use super::{FloatFragments, Fragments, TileBytes, pick, quants_byte, row_words, split_row};
 use crate::quant::{BF16, F16, bf16_to_f32};
 use crate::simt::prelude::*;
 
@@ -23,6 +23,11 @@ macro_rules! float_format {
             }
 
             #[inline(always)]
+            fn row_quants<T: TileBytes>(tile: T, row: usize, c: usize, group: usize) -> [[u32; 4]; 2] {
+                [row_words(tile, row, c, group), [0; 4]]
+            }
+
+            #[inline(always)]
             fn words(quants: &[[u32; 4]; 2], step: usize) -> [u32; 4] {
                 let word = |k: usize, half: usize| pick(quants[half], 2 * step + k);
                 [word(0, 0), word(0, 1), word(1, 0), word(1, 1)]
@@ -32,9 +37,8 @@ macro_rules! float_format {
             fn values<T: TileBytes>(tile: T, row: usize, col: usize) -> [f32; 4] {
                 let ((g, half), c) = (split_row(row), col % 16 / 4);
                 let byte = quants_byte(col / 32, half, 4 * g + c) + col % 32 / 16 * 8;
-                let [a, b] = tile.words2(byte / 4);
-                let to_f32: fn(u32) -> f32 = $to_f32;
-                [to_f32(a), to_f32(a >> 16), to_f32(b), to_f32(b >> 16)]
+                let [[a, b], [c, d]] = tile.words2(byte / 4).map(Self::floats);
+                [a, b, c, d]
             }
 
             #[inline(always)]
@@ -46,6 +50,14 @@ macro_rules! float_format {
 
             fn pack_half(_: usize, _: usize, _: impl Fn(usize) -> u32) -> (usize, u16) {
                 crate::simt::trap()
+            }
+        }
+
+        impl FloatFragments for $format {
+            #[inline(always)]
+            fn floats(word: u32) -> [f32; 2] {
+                let to_f32: fn(u32) -> f32 = $to_f32;
+                [to_f32(word), to_f32(word >> 16)]
             }
         }
     };

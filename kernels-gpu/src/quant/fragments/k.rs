@@ -10,7 +10,7 @@
 
 use super::{
     Fragments, GROUP_BYTES, QuantFragments, TileBytes, bit, half_float, nibbles, pick, pick2, quant_values,
-    quants_byte, split_row,
+    quants_byte, row_words, split_row,
 };
 use crate::quant::{Q4_K, Q5_K, Q6_K};
 
@@ -121,6 +121,14 @@ macro_rules! format_45 {
             }
 
             #[inline(always)]
+            fn row_quants<T: TileBytes>(tile: T, row: usize, c: usize, group: usize) -> Quants {
+                let (g, half) = split_row(row);
+                let high = || tile.word((LOW_BYTES + 256 * group + 8 * (4 * g + c) + 4 * half) / 4);
+                let high = if $bits == 5 { high() } else { 0 };
+                Quants { low: [row_words(tile, row, c, group), [0; 4]], high: [[high, 0], [0; 2]] }
+            }
+
+            #[inline(always)]
             fn words(quants: &Quants, step: usize) -> [u32; 4] {
                 let word = |k: usize, half: usize| {
                     let low = nibbles(pick(quants.low[half], step), k, 0);
@@ -210,6 +218,13 @@ impl Fragments for Q6_K {
     fn quants<T: TileBytes>(tile: T, lane: usize, group: usize) -> Quants {
         let high = tile.words4((LOW_BYTES + 512 * group + 16 * lane) / 4);
         Quants { low: Quants::low(tile, lane, group), high: [[high[0], high[1]], [high[2], high[3]]] }
+    }
+
+    #[inline(always)]
+    fn row_quants<T: TileBytes>(tile: T, row: usize, c: usize, group: usize) -> Quants {
+        let (g, half) = split_row(row);
+        let high = tile.words2((LOW_BYTES + 512 * group + 16 * (4 * g + c) + 8 * half) / 4);
+        Quants { low: [row_words(tile, row, c, group), [0; 4]], high: [high, [0; 2]] }
     }
 
     /// 4 · (q − 32).

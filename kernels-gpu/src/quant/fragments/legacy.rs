@@ -7,7 +7,7 @@
 
 use super::{
     Fragments, GROUP_BYTES, QuantFragments, TileBytes, bit, half_float, nibbles, pick, pick2, quant_values,
-    quants_byte, split_row,
+    quants_byte, row_words, split_row,
 };
 use crate::quant::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, QuantBlock};
 
@@ -76,6 +76,14 @@ macro_rules! nibble_format {
                 let low = |half| tile.words4(quants_byte(group, half, lane) / 4);
                 let high = if Self::BITS == 5 { tile.words2((GROUP_BYTES + 8 * lane) / 4) } else { [0; 2] };
                 Quants { low: [low(0), low(1)], high }
+            }
+
+            #[inline(always)]
+            fn row_quants<T: TileBytes>(tile: T, row: usize, c: usize, group: usize) -> Quants {
+                let (g, half) = split_row(row);
+                let high = || tile.word((GROUP_BYTES + 8 * (4 * g + c) + 4 * half) / 4);
+                let high = if Self::BITS == 5 { high() } else { 0 };
+                Quants { low: [row_words(tile, row, c, group), [0; 4]], high: [high, 0] }
             }
 
             #[inline(always)]
@@ -172,6 +180,11 @@ impl Fragments for Q8_0 {
     fn quants<T: TileBytes>(tile: T, lane: usize, group: usize) -> [[u32; 4]; 2] {
         let words = |half| tile.words4(quants_byte(group, half, lane) / 4);
         [words(0), words(1)]
+    }
+
+    #[inline(always)]
+    fn row_quants<T: TileBytes>(tile: T, row: usize, c: usize, group: usize) -> [[u32; 4]; 2] {
+        [row_words(tile, row, c, group), [0; 4]]
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@
 
 use super::{
     Fragments, GROUP_BYTES, QuantFragments, TileBytes, bit, half_float, pick, quant_values, quants_byte,
-    split_row,
+    row_words, split_row,
 };
 use crate::quant::{Q2_K, Q3_K};
 
@@ -61,6 +61,11 @@ impl Fragments for Q2_K {
     fn quants<T: TileBytes>(tile: T, lane: usize, _: usize) -> Quants {
         let words = |half| tile.words4(quants_byte(0, half, lane) / 4);
         Quants { low: [words(0), words(1)], high: [[0; 2]; 2] }
+    }
+
+    #[inline(always)]
+    fn row_quants<T: TileBytes>(tile: T, row: usize, c: usize, group: usize) -> Quants {
+        Quants { low: [row_words(tile, row, c, group), [0; 4]], high: [[0; 2]; 2] }
     }
 
     #[inline(always)]
@@ -136,6 +141,13 @@ impl Fragments for Q3_K {
         let words = |half| tile.words4(quants_byte(0, half, lane) / 4);
         let high = tile.words4(Q3_K_HIGH / 4 + 4 * lane);
         Quants { low: [words(0), words(1)], high: [[high[0], high[1]], [high[2], high[3]]] }
+    }
+
+    #[inline(always)]
+    fn row_quants<T: TileBytes>(tile: T, row: usize, c: usize, group: usize) -> Quants {
+        let (g, half) = split_row(row);
+        let high = tile.words2((Q3_K_HIGH + 16 * (4 * g + c) + 8 * half) / 4);
+        Quants { low: [row_words(tile, row, c, group), [0; 4]], high: [high, [0; 2]] }
     }
 
     /// 32 · (q − 4).

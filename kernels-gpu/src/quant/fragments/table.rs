@@ -12,7 +12,8 @@
 //! block b. Of IQ4_XS: `[g][half]` two words as in the file.
 
 use super::{
-    Fragments, GROUP_BYTES, QuantFragments, TileBytes, half_float, pick, quant_values, quants_byte, split_row,
+    Fragments, GROUP_BYTES, QuantFragments, TileBytes, half_float, pick, quant_values, quants_byte,
+    row_words, split_row,
 };
 use crate::quant::{E2M1_LEVELS, IQ4_LEVELS, IQ4_NL, IQ4_XS, MXFP4, half_e8m0};
 use crate::simt::prelude::*;
@@ -78,6 +79,11 @@ macro_rules! table_format {
             fn quants<T: TileBytes>(tile: T, lane: usize, group: usize) -> [[u32; 4]; 2] {
                 let words = |half| tile.words4(quants_byte(group, half, lane) / 4);
                 [words(0), words(1)]
+            }
+
+            #[inline(always)]
+            fn row_quants<T: TileBytes>(tile: T, row: usize, c: usize, group: usize) -> [[u32; 4]; 2] {
+                [row_words(tile, row, c, group), [0; 4]]
             }
 
             #[inline(always)]
