@@ -26,7 +26,7 @@ pub fn convert_f32_f16(y: Out<f16>, scale: Out<f32>, x: In<f32>, dim: u32) {
     let start = thread::block_idx_x() as usize * dim;
     let x = Source::Plain(x);
     if dim.is_multiple_of(4) {
-        convert(y, scale, &Kept::load(x, start, dim));
+        convert(y, scale, &Kept::<8, 2>::load(x, start, dim));
     } else {
         convert(y, scale, &Reread::<1>::new(x, start, dim));
     }

@@ -7,7 +7,7 @@ use crate::quant::{
 };
 use crate::simt::prelude::*;
 
-/// Threads of a block; one thread decodes 16 elements (of formats of two and three bits 32).
+/// Threads of a block; one thread decodes 32 elements (of formats of two and three bits 64).
 pub const THREADS: u32 = 128;
 
 /// `y[t]` = row `tokens[t]` of a table in f32, decoded.
@@ -16,8 +16,8 @@ pub const THREADS: u32 = 128;
 /// have gives NaN, which sampling reports.
 ///
 /// Grid: [`embedding_blocks`]. Requires: `dim` a multiple of the format's block; y on 16 bytes; n_tokens ≥ 1.
-/// Fast because: (1) a row's quants in a tile are runs of 64 bytes, which are fetched in one access; (2) eight lanes write
-/// 128 bytes, a whole cache line, in one access; (3) a thread has all it reads on the way at once.
+/// Fast because: a row's quants in a tile are runs of 64 bytes, which four lanes fetch in one access; a thread has all it
+/// reads on the way at once, and each scale is decoded once.
 #[kernel(threads = THREADS, pdl)]
 pub fn embedding_f32(y: Out<f32>, w: In<u8>, tokens: In<u32>, n_tokens: u32, dim: u32, n_vocab: u32) {
     embedding::<F32>(y, w, tokens, n_tokens, dim, n_vocab);

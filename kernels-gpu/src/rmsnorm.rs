@@ -15,13 +15,13 @@ pub const THREADS: u32 = row::THREADS;
 /// loads are in flight together, of x and then of w; (3) four blocks a multiprocessor, so that some load while others reduce.
 #[kernel(threads = THREADS, shared = block::REDUCE_BYTES, min_blocks = 4, pdl)]
 pub fn rmsnorm_f32(y: Out<f32>, x: In<f32>, w: In<f32>, dim: u32, eps: f32) {
-    rmsnorm(y, Source::Plain(x), w, dim, eps);
+    rmsnorm::<_, 2>(y, Source::Plain(x), w, dim, eps);
 }
 
 /// As [`rmsnorm_f32`], rounded to f16 for a product that reads it so.
 #[kernel(threads = THREADS, shared = block::REDUCE_BYTES, min_blocks = 4, pdl)]
 pub fn rmsnorm_f32_f16(y: Out<f16>, x: In<f32>, w: In<f32>, dim: u32, eps: f32) {
-    rmsnorm(y, Source::Plain(x), w, dim, eps);
+    rmsnorm::<_, 2>(y, Source::Plain(x), w, dim, eps);
 }
 
 /// x += branch, then y = x / sqrt(mean(x²) + eps) · w, for each row.
@@ -31,23 +31,23 @@ pub fn rmsnorm_f32_f16(y: Out<f16>, x: In<f32>, w: In<f32>, dim: u32, eps: f32) 
 /// Grid, Requires, Fast because: as [`rmsnorm_f32`].
 #[kernel(threads = THREADS, shared = block::REDUCE_BYTES, min_blocks = 3, pdl)]
 pub fn rmsnorm_add_f32(y: Out<f32>, x: InOut<f32>, branch: In<f32>, w: In<f32>, dim: u32, eps: f32) {
-    rmsnorm(y, Source::Sum { x, branch }, w, dim, eps);
+    rmsnorm::<_, 4>(y, Source::Sum { x, branch }, w, dim, eps);
 }
 
 /// As [`rmsnorm_add_f32`], with y rounded to f16; x stays f32.
 #[kernel(threads = THREADS, shared = block::REDUCE_BYTES, min_blocks = 3, pdl)]
 pub fn rmsnorm_add_f32_f16(y: Out<f16>, x: InOut<f32>, branch: In<f32>, w: In<f32>, dim: u32, eps: f32) {
-    rmsnorm(y, Source::Sum { x, branch }, w, dim, eps);
+    rmsnorm::<_, 4>(y, Source::Sum { x, branch }, w, dim, eps);
 }
 
 #[inline(always)]
-fn rmsnorm<T: Float>(y: Out<T>, x: Source, w: In<f32>, dim: u32, eps: f32) {
+fn rmsnorm<T: Float, const GROUP: usize>(y: Out<T>, x: Source, w: In<f32>, dim: u32, eps: f32) {
     pdl::launch_dependents();
     pdl::wait();
     let dim = dim as usize;
     let start = thread::block_idx_x() as usize * dim;
     if dim.is_multiple_of(4) {
-        normalise(y, &Kept::load(x, start, dim), w, dim, eps);
+        normalise(y, &Kept::<8, GROUP>::load(x, start, dim), w, dim, eps);
     } else {
         normalise(y, &Reread::<1>::new(x, start, dim), w, dim, eps);
     }

@@ -42,7 +42,7 @@ macro_rules! in_place {
             let shape = Shape { n_heads, n_turning: n_heads, n_elements: rope_dim, rope_dim };
             if is_wide(head_dim as usize, rope_dim as usize) {
                 let store = |head, i, values| x.store::<4>(at(head, i), values);
-                turn::<$adjacent, 4, HEADS, true>(
+                turn::<$adjacent, 4, HEADS, { !$adjacent }>(
                     table,
                     positions,
                     shape,
@@ -51,7 +51,7 @@ macro_rules! in_place {
                 );
             } else {
                 let store = |head, i, values| x.store::<1>(at(head, i), values);
-                turn::<$adjacent, 1, HEADS, true>(
+                turn::<$adjacent, 1, HEADS, { !$adjacent }>(
                     table,
                     positions,
                     shape,
@@ -91,7 +91,7 @@ macro_rules! to_f16 {
             let token = thread::block_idx_y() as usize * (n_heads * head_dim) as usize;
             let at = |head: u32, i: usize| token + (head * head_dim) as usize + i;
             let shape = Shape { n_heads, n_turning: n_heads, n_elements: head_dim, rope_dim };
-            turn::<$adjacent, 4, HEADS, true>(
+            turn::<$adjacent, 4, HEADS, false>(
                 table,
                 positions,
                 shape,
@@ -120,8 +120,9 @@ pub(crate) struct Shape {
 
 /// Turns the heads of token `block_idx_y`. `load(head, i)` and `store(head, i, values)` move `N` elements from element i
 /// of a head on. A thread owns two runs of `N` elements of each of `HEADS` heads: the two halves of `N` half-split pairs, or
-/// `N` adjacent ones. The table is fetched before the heads with `TABLE_FIRST`, which takes fewer registers, else after them,
-/// so that nothing waits for its place, which depends on the position.
+/// `N` adjacent ones. With `TABLE_FIRST` the table is fetched before the heads, else after them, so that they do not wait for
+/// its place, which depends on the position; but where that takes more than 64 registers, an SM has no room for the blocks of
+/// the next launch.
 #[inline(always)]
 pub(crate) fn turn<const ADJACENT: bool, const N: usize, const HEADS: usize, const TABLE_FIRST: bool>(
     table: In<f32>,

@@ -1,7 +1,7 @@
 //! Rows of activations as norms read them: a block owns one row and goes over it several times.
 //!
-//! The first [`KEPT`] elements of a row are read once, into the registers of its block. The rest of wider rows, and rows whose
-//! width is no multiple of four, are read again each time, from the caches.
+//! The first elements of a row ([`Kept`]) are read once, into the registers of its block. The rest of wider rows, and rows
+//! whose width is no multiple of four, are read again each time, from the caches.
 
 use crate::simt::prelude::*;
 
@@ -9,13 +9,6 @@ use crate::simt::prelude::*;
 pub const THREADS: u32 = 256;
 /// Elements between a thread's accesses of four.
 const STEP: usize = 4 * THREADS as usize;
-/// Accesses of four elements that a thread keeps.
-const UNITS: usize = 8;
-/// Units whose results a thread makes at a time: all of them would take too many registers.
-const GROUP: usize = 2;
-/// Most elements of a row that a block keeps.
-pub const KEPT: usize = UNITS * STEP;
-
 /// Where a row comes from.
 #[derive(Clone, Copy)]
 pub enum Source {
@@ -34,24 +27,27 @@ pub trait Row<const N: usize> {
     fn write<T: Float>(&self, y: Out<T>, f: impl Fn(usize, [f32; N]) -> [f32; N]);
 }
 
-/// A row in registers: unit u of thread t holds elements 4(t + 256u) and the three after it. What follows is read again.
-pub struct Kept {
+/// A row of which the first 1024 · `UNITS` elements are in registers: unit u of thread t holds elements 4(t + 256u) and the
+/// three after it. Results of `GROUP` units are made at a time, since all of them would take too many registers.
+pub struct Kept<const UNITS: usize, const GROUP: usize> {
     units: [[f32; 4]; UNITS],
     rest: Reread<4>,
 }
 
-impl Kept {
+impl<const UNITS: usize, const GROUP: usize> Kept<UNITS, GROUP> {
+    const KEPT: usize = UNITS * STEP;
+
     /// Reads the row, whose width is a multiple of four: all that is kept of it before anything is used.
     #[inline(always)]
     pub fn load(source: Source, start: usize, dim: usize) -> Self {
-        let rest = Reread { source, start, dim, first: KEPT };
+        let rest = Reread { source, start, dim, first: Self::KEPT };
         let mut row = Kept { units: [[0.0; 4]; UNITS], rest };
         match source {
             Source::Plain(x) => row.read(|i| x.load(i)),
             Source::Sum { x, branch } => {
                 row.read(|i| x.load(i));
-                let rest = Reread { source, start, dim, first: KEPT };
-                let mut added = Kept { units: [[0.0; 4]; UNITS], rest };
+                let rest = Reread { source, start, dim, first: Self::KEPT };
+                let mut added = Self { units: [[0.0; 4]; UNITS], rest };
                 added.read(|i| branch.load(i));
                 let mut u = 0;
                 while u < UNITS {
@@ -89,7 +85,7 @@ fn index(unit: usize) -> usize {
     unit * STEP + thread::thread_idx_x() as usize * 4
 }
 
-impl Row<4> for Kept {
+impl<const UNITS: usize, const GROUP: usize> Row<4> for Kept<UNITS, GROUP> {
     #[inline(always)]
     fn fold(&self, start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
         let mut result = start;
@@ -107,7 +103,7 @@ impl Row<4> for Kept {
         self.rest.fold(result, f)
     }
 
-    /// Of each two units all results come before the first store, so that what `f` loads is in flight together.
+    /// Of each `GROUP` units all results come before the first store, so that what `f` loads is in flight together.
     #[inline(always)]
     fn write<T: Float>(&self, y: Out<T>, f: impl Fn(usize, [f32; 4]) -> [f32; 4]) {
         let (start, dim) = (self.rest.start, self.rest.dim);

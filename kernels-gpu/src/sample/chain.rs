@@ -151,7 +151,7 @@ pub(super) fn weight(logit: f32, max: f32, exponent_scale: f32) -> u64 {
 /// Bins that logits are sorted into.
 pub(super) const BINS: usize = 256;
 /// Bins of a difference of 1. A power of 2, so that the product is exact.
-const BINS_PER_NAT: f32 = 8.0;
+pub(super) const BINS_PER_NAT: f32 = 8.0;
 
 /// The bin of a logit on the scale of all floating-point numbers: never lower for a larger logit.
 #[inline(always)]

@@ -66,30 +66,28 @@ impl Records {
         if t < self.n_slices {
             self.largest.set(t, own);
             self.below.set(t, below(absolute_bin(largest), absolute_bin(own)));
+        } else if t < NUMBERS {
+            self.below.set(t, u32::MAX);
         }
         thread::sync_threads();
         largest
     }
 
-    /// The thread's share of the first tokens of all slices: of slices t / [`HEAD`] + 32 j token t % [`HEAD`].
+    /// The thread's share of the first tokens of all slices: of slice t / [`HEAD`] + 64 j token t % [`HEAD`]; −∞ of
+    /// slices that do not exist.
     #[inline(always)]
     pub fn heads(&self) -> [Item; HEADS_PER_THREAD] {
         let t = thread::thread_idx_x() as usize;
         let mut heads = [Item { logit: f32::NEG_INFINITY, id: 0 }; HEADS_PER_THREAD];
         let mut j = 0;
         while j < HEADS_PER_THREAD {
-            if self.has_head(j) {
-                heads[j] = self.item(t / HEAD + j * (THREADS / HEAD), t % HEAD);
+            let slice = t / HEAD + j * (THREADS / HEAD);
+            if slice < self.n_slices {
+                heads[j] = self.item(slice, t % HEAD);
             }
             j += 1;
         }
         heads
-    }
-
-    /// Whether there is a slice for the thread's head `j`.
-    #[inline(always)]
-    pub fn has_head(&self, j: usize) -> bool {
-        thread::thread_idx_x() as usize / HEAD + j * (THREADS / HEAD) < self.n_slices
     }
 
     /// Whether the thread's heads are the last ones of their slices.
@@ -98,16 +96,29 @@ impl Records {
         thread::thread_idx_x() as usize % HEAD == HEAD - 1
     }
 
-    /// The bin of a logit, counted from that of the largest of all.
-    #[inline(always)]
-    pub fn bin_of(&self, logit: f32, largest: f32) -> u32 {
-        below(absolute_bin(largest), absolute_bin(logit))
-    }
-
     /// The largest logit of a slice.
     #[inline(always)]
     pub fn largest(&self, slice: usize) -> f32 {
         self.largest.get(slice)
+    }
+
+    /// How many slices have their largest logit in the bins up to this one, and in better ones.
+    #[inline(always)]
+    pub fn slices_through(&self, bin: u32) -> (u32, u32) {
+        let (mut through, mut before) = (0, 0);
+        let mut slice = 0;
+        while slice < self.n_slices {
+            // Past the last slice there are those that are in no bin.
+            let below = self.below.load::<4>(slice);
+            let mut i = 0;
+            while i < 4 {
+                through += (below[i] <= bin) as u32;
+                before += (below[i] < bin) as u32;
+                i += 1;
+            }
+            slice += 4;
+        }
+        (through, before)
     }
 
     /// Which sum of a slice's rows covers the bins up to this one; none if the slice has no token in them.
@@ -154,4 +165,10 @@ impl Records {
         let [logit, id] = self.words.load::<2>(self.first + slice * RECORD_WORDS + TOKENS + 2 * i);
         Item { logit: f32::from_bits(logit), id }
     }
+}
+
+/// The bin of a logit, counted from that of the largest of all.
+#[inline(always)]
+pub(super) fn bin_of(logit: f32, largest: f32) -> u32 {
+    below(absolute_bin(largest), absolute_bin(logit))
 }

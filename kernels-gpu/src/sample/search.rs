@@ -1,4 +1,4 @@
-//! Where a running sum reaches a target: among 256 numbers, and among tokens ranked by numbers of several bytes.
+//! Where a running sum reaches a target: among 256 numbers, among tokens with 256 values, and among a few tokens.
 
 use super::sums::{SUM_LEN, lanes_sum, running_sum};
 use crate::simt::prelude::*;
@@ -25,7 +25,7 @@ const LANES: usize = 8;
 /// Shared memory of a [`Search`].
 pub(super) const SEARCH_BYTES: usize = tile_bytes::<u64>(SUM_LEN)
     + tile_bytes::<u64>(4)
-    + 2 * tile_bytes::<u32>(HISTOGRAM)
+    + tile_bytes::<u32>(HISTOGRAM)
     + tile_bytes::<u64>(2 * FEW);
 
 /// The number at which a running sum reaches the target.
@@ -66,7 +66,7 @@ pub(super) trait Items {
 pub(super) struct Search {
     sums: Tile<u64>,
     found: Tile<u64>,
-    histograms: [Tile<u32>; 2],
+    histogram: Tile<u32>,
     /// Of each item its rank and measure.
     few: Tile<u64>,
 }
@@ -77,7 +77,7 @@ impl Search {
         Search {
             sums: shared.tile(SUM_LEN),
             found: shared.tile(4),
-            histograms: [shared.tile(HISTOGRAM), shared.tile(HISTOGRAM)],
+            histogram: shared.tile(HISTOGRAM),
             few: shared.tile(2 * FEW),
         }
     }
@@ -111,14 +111,9 @@ impl Search {
         sums
     }
 
-    /// The sum over the block, in every thread. Begins as [`Search::running_sum`].
-    #[inline(always)]
-    pub fn sum(&self, value: u64) -> u64 {
-        self.running_sum(value).1
-    }
-
-    /// As [`Search::select`], of the `n` items, [`FEW`] at most, whose rank and measure `item` gives: for each, the measures
-    /// of all better ones are added up. The target may depend on the sum of all.
+    /// The rank of the item at which the running sum of measures, the highest rank first, reaches the target, cut as in
+    /// [`Search::first`]; of `n` items, [`FEW`] at most, whose rank and measure `item` gives: for each, the measures of all
+    /// better ones are added up. No two ranks are equal; items of measure 0 count for nothing, and not all are such.
     #[inline(always)]
     pub fn select_few(
         &self,
@@ -158,6 +153,12 @@ impl Search {
         rank
     }
 
+    /// How many items have this value, after [`Search::first_of`].
+    #[inline(always)]
+    pub fn count_of(&self, value: u32) -> u32 {
+        self.histogram.get(value as usize)
+    }
+
     /// The value (below 256) at which the running sum of measures, the items of the lowest value first, reaches a target, as in
     /// [`Search::first`].
     #[inline(always)]
@@ -168,21 +169,9 @@ impl Search {
         measure: impl Fn(Item) -> u64,
         target: impl Fn(u64) -> u64,
     ) -> Found {
-        self.first_of_histogram(self.histograms[0], items, value, measure, target)
-    }
-
-    #[inline(always)]
-    fn first_of_histogram(
-        &self,
-        histogram: Tile<u32>,
-        items: &impl Items,
-        value: impl Fn(Item) -> usize,
-        measure: impl Fn(Item) -> u64,
-        target: impl Fn(u64) -> u64,
-    ) -> Found {
         let mut i = thread::thread_idx_x() as usize;
         while i < HISTOGRAM {
-            histogram.set(i, 0);
+            self.histogram.set(i, 0);
             i += thread::block_dim_x() as usize;
         }
         thread::sync_threads();
@@ -190,13 +179,13 @@ impl Search {
             let measure = measure(item);
             if measure > 0 {
                 let value = value(item);
-                atomic::add_u32(histogram, value, 1);
+                atomic::add_u32(self.histogram, value, 1);
                 let mut part = 0;
                 while part < PARTS {
                     let bits = (measure >> (part as u32 * PART_BITS)) as u32;
                     let bits = if part == PARTS - 1 { bits } else { bits % (1 << PART_BITS) };
                     if bits > 0 {
-                        atomic::add_u32(histogram, (1 + part) * NUMBERS + value, bits);
+                        atomic::add_u32(self.histogram, (1 + part) * NUMBERS + value, bits);
                     }
                     part += 1;
                 }
@@ -205,59 +194,10 @@ impl Search {
         thread::sync_threads();
         let sum_of = |value: usize| {
             let part = |part: usize| {
-                (histogram.get((1 + part) * NUMBERS + value) as u64) << (part as u32 * PART_BITS)
+                (self.histogram.get((1 + part) * NUMBERS + value) as u64) << (part as u32 * PART_BITS)
             };
             part(0) + part(1) + part(2)
         };
         self.first(sum_of, target)
-    }
-
-    /// The rank of the item at which the running sum of measures, the highest rank first, reaches the target, cut as in
-    /// [`Search::first`]. Items of measure 0 count for nothing; not all are such. Ranks are numbers of `n_bytes` bytes,
-    /// no two equal; a measure is at most 2³⁹.
-    ///
-    /// Byte by byte from the highest on, the sums for its 256 values tell the one that is searched for: a radix
-    /// selection.
-    #[inline(always)]
-    pub fn select(
-        &self,
-        items: &impl Items,
-        n_bytes: u32,
-        target: u64,
-        rank: impl Fn(Item) -> u64,
-        measure: impl Fn(Item) -> u64,
-    ) -> u64 {
-        let mut prefix = 0;
-        let mut target = target;
-        let mut shift = 8 * n_bytes;
-        loop {
-            shift -= 8;
-            // Others may still read the last one.
-            let [even, odd] = self.histograms;
-            let histogram = if shift.is_multiple_of(16) { even } else { odd };
-            let value = |item| 255 - (rank(item) >> shift) as usize % 256; // the best first
-            let counts = |item| if rank(item) >> shift >> 8 == prefix { measure(item) } else { 0 };
-            let found = self.first_of_histogram(histogram, items, value, counts, |_| target);
-            target = found.target - found.before;
-            prefix = prefix << 8 | (255 - found.index) as u64;
-            if shift == 0 || histogram.get(found.index as usize) == 1 {
-                break;
-            }
-        }
-        if shift == 0 {
-            thread::sync_threads();
-            return prefix;
-        }
-        // One alone begins like this. Everybody has read what the last search found.
-        thread::sync_threads();
-        items.each(|item| {
-            if measure(item) > 0 && rank(item) >> shift == prefix {
-                self.found.set(0, rank(item));
-            }
-        });
-        thread::sync_threads();
-        let rank = self.found.get(0);
-        thread::sync_threads();
-        rank
     }
 }

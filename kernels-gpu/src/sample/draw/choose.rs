@@ -1,9 +1,9 @@
 //! Which tokens are under consideration, and their list in shared memory.
 
-use super::{Chosen, Draw, LIST, PER_THREAD, SLICE_THREADS, THREADS, cut_bin};
+use super::{Candidates, Chosen, Draw, LIST, PER_THREAD, THREADS, cut_bin};
 use crate::sample::chain::rank;
-use crate::sample::records::HEADS_PER_THREAD;
-use crate::sample::search::{FEW, Item, NUMBERS};
+use crate::sample::records::{HEADS_PER_THREAD, bin_of};
+use crate::sample::search::{FEW, Item, Items, NUMBERS};
 use crate::simt::prelude::*;
 
 impl Draw {
@@ -18,30 +18,64 @@ impl Draw {
         self.list_ids.set(i, item.id);
     }
 
-    /// Considers tokens down to the bin of the `top_k`-th best of the slices' largest logits, which has as many at least,
-    /// unless they are more than few.
     #[inline(always)]
-    pub(super) fn choose_few(
-        &self,
-        top_k: u32,
-        heads: &[Item; HEADS_PER_THREAD],
-        largest: f32,
-    ) -> Option<Chosen> {
+    pub(super) fn few(&self, i: usize) -> Item {
+        Item { logit: self.few_logits.get(i), id: self.few_ids.get(i) }
+    }
+
+    #[inline(always)]
+    pub(super) fn set_few(&self, i: usize, item: Item) {
+        self.few_logits.set(i, item.logit);
+        self.few_ids.set(i, item.id);
+    }
+
+    /// The bin of the `top_k`-th best of the slices' largest logits, down to which there are as many tokens at least, unless
+    /// slices are empty.
+    #[inline(always)]
+    pub(super) fn guess_bin(&self, top_k: u32) -> Option<u32> {
         if top_k as usize > self.records.n_slices {
             return None;
         }
-        if thread::thread_idx_x() == 0 {
+        let t = thread::thread_idx_x() as usize;
+        if t == 0 {
             self.n_listed.set(0, 0);
         }
-        let item = |slice| (rank(self.records.largest(slice), slice as u32), 1);
-        let cut = self.search.select_few(self.records.n_slices, item, |_| top_k as u64);
-        let bin = cut_bin(cut, largest);
+        if t < NUMBERS {
+            let (through, before) = self.records.slices_through(t as u32);
+            if before < top_k && top_k <= through {
+                self.n_listed.set(1, t as u32);
+            }
+        }
+        thread::sync_threads();
+        Some(self.n_listed.get(1))
+    }
+
+    /// Puts the slices' heads where [`Self::list_heads`] finds them: in the list, each where its thread would have it.
+    #[inline(always)]
+    pub(super) fn keep_heads(&self, heads: [Item; HEADS_PER_THREAD]) {
         let mut j = 0;
         while j < HEADS_PER_THREAD {
-            let is_one = self.records.has_head(j) && heads[j].logit > f32::NEG_INFINITY;
-            if is_one && self.records.bin_of(heads[j].logit, largest) <= bin {
+            self.list(thread::thread_idx_x() as usize + j * THREADS, heads[j]);
+            j += 1;
+        }
+    }
+
+    /// Considers the tokens down to a bin, if the slices' heads have all of them and they are few; else nothing.
+    #[inline(always)]
+    pub(super) fn list_heads(&self, bin: u32, largest: f32) -> Chosen {
+        let mut heads = [Item { logit: f32::NEG_INFINITY, id: 0 }; HEADS_PER_THREAD];
+        let mut j = 0;
+        while j < HEADS_PER_THREAD {
+            heads[j] = self.listed(thread::thread_idx_x() as usize + j * THREADS);
+            j += 1;
+        }
+        thread::sync_threads();
+        let mut j = 0;
+        while j < HEADS_PER_THREAD {
+            let logit = heads[j].logit;
+            if logit > f32::NEG_INFINITY && bin_of(logit, largest) <= bin {
                 // Behind the last of a head there may be more.
-                let n = if self.records.is_last_of_head() { 1 + LIST as u32 } else { 1 };
+                let n = if self.records.is_last_of_head() { 1 + FEW as u32 } else { 1 };
                 let at = atomic::add_u32(self.n_listed, 0, n) as usize;
                 if at < FEW {
                     self.list(at, heads[j]);
@@ -51,11 +85,8 @@ impl Draw {
         }
         thread::sync_threads();
         let n = self.n_listed.get(0);
-        if n as usize <= FEW {
-            return Some(Chosen { n_listed: Some(n), with_better: true, n_few: None });
-        }
-        let chosen = self.choose(bin, FEW, largest);
-        chosen.with_better.then_some(Chosen { n_few: None, ..chosen })
+        let is_all = n as usize <= FEW;
+        Chosen { n_listed: if is_all { Some(n) } else { None }, with_better: is_all }
     }
 
     /// Considers the tokens down to a cut that no more than [`LIST`] reach.
@@ -70,22 +101,20 @@ impl Draw {
             self.ends.set(t, self.records.count_through(t, cut_bin(cut, largest)) as u32);
         }
         thread::sync_threads();
-        self.each_in_slices(|item| {
+        let unlisted = Chosen { n_listed: None, with_better: true };
+        Candidates(self, unlisted).each(|item| {
             if rank(item.logit, item.id) >= cut {
                 self.list(atomic::add_u32(self.n_listed, 0, 1) as usize, item);
             }
         });
         thread::sync_threads();
-        Chosen { n_listed: Some(self.n_listed.get(0)), with_better: true, n_few: None }
+        Chosen { n_listed: Some(self.n_listed.get(0)), with_better: true }
     }
 
     /// Considers the tokens of a bin: with those of all better bins if these are no more than `limit`.
     #[inline(always)]
-    pub(super) fn choose(&self, bin: u32, limit: usize, largest: f32) -> Chosen {
+    pub(super) fn choose(&self, bin: u32, limit: usize) -> Chosen {
         let t = thread::thread_idx_x() as usize;
-        if t == 0 {
-            self.n_listed.set(1, 0);
-        }
         let (mut through, mut before) = (0, 0);
         if t < self.records.n_slices {
             through = self.records.count_through(t, bin);
@@ -104,42 +133,36 @@ impl Draw {
         }
         thread::sync_threads();
         if n > LIST as u64 {
-            return Chosen { n_listed: None, with_better, n_few: None };
+            return Chosen { n_listed: None, with_better };
         }
-        self.gather(n as usize, bin, largest);
-        let n_few = (n_through - n_before) as u32;
-        let n_few = if n_few as usize <= FEW { Some(n_few) } else { None };
-        Chosen { n_listed: Some(n as u32), with_better, n_few }
+        self.gather(n as usize);
+        Chosen { n_listed: Some(n as u32), with_better }
     }
 
-    /// Fills the list with the tokens that `firsts` and `starts` name, and `few` with the places of those of a bin. Ends with
-    /// a barrier.
+    /// Fills the list with the tokens that `firsts` and `starts` name. Ends with a barrier.
     #[inline(always)]
-    pub(super) fn gather(&self, n: usize, bin: u32, largest: f32) {
-        let mut items = [Item { logit: f32::NEG_INFINITY, id: 0 }; PER_THREAD];
-        let mut j = 0;
-        while j < PER_THREAD {
-            let i = thread::thread_idx_x() as usize + j * THREADS;
-            if i < n {
-                let slice = self.slice_of(i);
-                let first = self.firsts.get(slice) as usize;
-                items[j] = self.records.item(slice, first + i - self.starts.get(slice) as usize);
-            }
-            j += 1;
-        }
-        let mut j = 0;
-        while j < PER_THREAD {
-            let i = thread::thread_idx_x() as usize + j * THREADS;
-            if i < n {
-                self.list(i, items[j]);
-                if self.records.bin_of(items[j].logit, largest) == bin {
-                    let at = atomic::add_u32(self.n_listed, 1, 1) as usize;
-                    if at < FEW {
-                        self.few.set(at, i as u32);
-                    }
+    fn gather(&self, n: usize) {
+        let mut first = thread::thread_idx_x() as usize;
+        while first < n {
+            let mut items = [Item { logit: f32::NEG_INFINITY, id: 0 }; PER_THREAD];
+            let mut j = 0;
+            while j < PER_THREAD {
+                let i = first + j * THREADS;
+                if i < n {
+                    let slice = self.slice_of(i);
+                    let place = self.firsts.get(slice) as usize + i - self.starts.get(slice) as usize;
+                    items[j] = self.records.item(slice, place);
                 }
+                j += 1;
             }
-            j += 1;
+            let mut j = 0;
+            while j < PER_THREAD {
+                if first + j * THREADS < n {
+                    self.list(first + j * THREADS, items[j]);
+                }
+                j += 1;
+            }
+            first += PER_THREAD * THREADS;
         }
         thread::sync_threads();
     }
@@ -155,21 +178,5 @@ impl Draw {
             step /= 2;
         }
         slice
-    }
-
-    /// Does something with each token that `firsts` and `ends` name.
-    #[inline(always)]
-    pub(super) fn each_in_slices(&self, body: impl Fn(Item)) {
-        let t = thread::thread_idx_x() as usize;
-        let (mut slice, step) = (t / SLICE_THREADS, thread::block_dim_x() as usize / SLICE_THREADS);
-        while slice < self.records.n_slices {
-            let end = self.ends.get(slice) as usize;
-            let mut i = self.firsts.get(slice) as usize + t % SLICE_THREADS;
-            while i < end {
-                body(self.records.item(slice, i));
-                i += SLICE_THREADS;
-            }
-            slice += step;
-        }
     }
 }
