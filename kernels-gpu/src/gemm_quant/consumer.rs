@@ -1,6 +1,10 @@
 //! What a consumer does: fetches packed weights, decodes them, has them multiplied.
 
-#![allow(clippy::needless_range_loop, reason = "constant indices keep arrays in registers")]
+#![allow(
+    clippy::needless_range_loop,
+    clippy::manual_memcpy,
+    reason = "constant indices keep arrays in registers"
+)]
 
 use core::marker::PhantomData;
 

@@ -39,7 +39,7 @@ const fn upper_bytes(levels: &[i8; 16]) -> [i8; 16] {
         let magnitude = levels[i].unsigned_abs();
         if magnitude > 0 {
             let exponent = magnitude.ilog2();
-            let half = (exponent + 15 << 2) as u8 | ((magnitude as u32) << 2 >> exponent) as u8 & 3;
+            let half = ((exponent + 15) << 2) as u8 | ((magnitude as u32) << 2 >> exponent) as u8 & 3;
             bytes[i] = (half | if levels[i] < 0 { 0x80 } else { 0 }) as i8;
         }
         i += 1;
