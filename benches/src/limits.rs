@@ -118,9 +118,7 @@ fn our_us(lab: &Lab, pace: Pace) -> Result<f64> {
     let (w, x) = (lab.normal::<bf16>(1, N * N)?, lab.normal::<bf16>(1, N * N)?);
     let mut y = lab.zeros::<bf16>(1, N * N)?;
     let plan = Plan::new(Shape { n_tokens: N, n_rows: N, n_cols: N }, lab.device.info().n_multiprocessors);
-    let mut workspace = lab.zeros::<f32>(1, plan.workspace_len())?;
-    let mut queue =
-        |_| Ok(plan.launch_bf16(&lab.device, y.get_mut(0), w.get(0), x.get(0), workspace.get_mut(0))?);
+    let mut queue = |_| Ok(plan.launch_bf16(&lab.device, y.get_mut(0), w.get(0), x.get(0))?);
     Ok(time(&lab.device, &mut queue, 1, pace)?.median_us)
 }
 

@@ -401,9 +401,11 @@ fn consume<const DIM: usize, const SUMS: usize, const BOXES: usize>(
     };
     let n_pieces = shape.n_pieces();
     let place = warp::warp_id() as usize % CONSUMER_WARPS;
+    // Only the lane that arrives at `q_empty` reads, so that its arrival covers all reads.
+    let told_piece = || warp::shuffle_idx(if lane == 0 { tiles.piece.get(place) } else { 0 }, 0);
     let mut parity = 0;
     tiles.q_full.wait(0, parity);
-    let mut i = warp::shuffle_idx(tiles.piece.get(place), 0);
+    let mut i = told_piece();
     while i < n_pieces {
         let piece = shape.piece(positions, i);
         let token = piece.first_token + row;
@@ -441,7 +443,7 @@ fn consume<const DIM: usize, const SUMS: usize, const BOXES: usize>(
         this.store::<DIM>(y, piece.head, token, shape);
         parity ^= 1;
         tiles.q_full.wait(0, parity);
-        i = warp::shuffle_idx(tiles.piece.get(place), 0);
+        i = told_piece();
     }
 }
 

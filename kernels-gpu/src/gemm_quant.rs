@@ -6,13 +6,15 @@
 //! copy engine fill a ring of stages with x. The other two, the consumers, each own 64 rows of the block's tile of y, of 128
 //! rows by 64, 128 or 256 tokens.
 //!
-//! A consumer's lane fetches its weights 128 columns ahead, and decodes those of the next 32 columns while the tensor cores
-//! work on the 32 before. Blocks stay and take tile after tile.
+//! A consumer's lane fetches its weights 128 columns ahead, and decodes those of 16 columns while the tensor cores work on the
+//! 32 before. Blocks stay and take tile after tile.
 //!
-//! **Numbers.** A weight is scale · q + offset, both rounded to f16, and the result rounded to f16: three errors of at most
-//! 2^-11 each. x is f16 with a scale for each token ([`crate::narrow`]). Products are exact, sums in f32. Weights are
-//! multiplied by [`WEIGHT_FACTOR`] so that small ones are no subnormal halves. A weight of 1023 or more, or such a scale or
-//! offset, becomes infinite, and so do results or NaN: models have weights below 100.
+//! **Numbers.** A weight is scale · (q − m) + value of m, with m the middle of the quants. In blocks of 256 scale and value are
+//! rounded to f16, and the sum is: errors of at most 2^-11 |w − value|, 2^-11 |value| and 2^-11 |w|. Weights lie around zero, so
+//! the value of the middle quant is small; the offset, that of quant 0, is not. In the other formats scales and offsets are
+//! halves: m is 0, and a weight is rounded once. x is f16 with a scale for each token ([`crate::narrow`]). Products are exact,
+//! sums in f32. Weights are multiplied by [`WEIGHT_FACTOR`] so that small ones are no subnormal halves. A weight of 1023 or
+//! more, or such a scale or offset, becomes infinite, and so do results or NaN: models have weights below 100.
 
 mod consumer;
 mod items;
@@ -22,7 +24,7 @@ mod ring;
 mod staging;
 
 use crate::quant::fragments::{Fragments, QuantFragments};
-use crate::quant::{Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use crate::quant::{IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use crate::simt::boxes::{self, InBoxes, OutBoxes, rows_bytes};
 use crate::simt::mbarrier::{self, Place};
 use crate::simt::prelude::*;
@@ -34,6 +36,8 @@ use staging::{STAGED_ROWS, Scales, Staging, Y_BOX};
 
 /// Threads of a block: the producer's warpgroup and two consumers.
 pub const THREADS: u32 = 3 * wgmma::SIZE;
+/// Blocks of a cluster: they have the same tokens, and neighbouring tiles of rows.
+pub const CLUSTER: u32 = 2;
 /// Rows of a block's tile.
 pub const TILE_ROWS: u32 = 128;
 /// Rows of a consumer.
@@ -54,11 +58,11 @@ const STAGES_64: usize = 12;
 
 macro_rules! entries {
     ($format:ty, $n256:ident, $n128:ident, $n64:ident) => {
-        entries!($format, $n256, 256, 128, STAGES_256);
-        entries!($format, $n128, 128, 64, STAGES_128);
-        entries!($format, $n64, 64, 32, STAGES_64);
+        entries!($format, $n256, 256, 128, STAGES_256, 1);
+        entries!($format, $n128, 128, 64, STAGES_128, 2);
+        entries!($format, $n64, 64, 32, STAGES_64, 2);
     };
-    ($format:ty, $name:ident, $tokens:literal, $len:literal, $stages:ident) => {
+    ($format:ty, $name:ident, $tokens:literal, $half:literal, $stages:ident, $batch:literal) => {
         #[doc = concat!("y\\[t, o\\] = Σ w\\[o, k\\] · x\\[t, k\\], tiles of 128 rows by ", $tokens, " tokens.")]
         ///
         /// `y [n_tokens, n_rows]`, or if columns are divided `[n_parts, n_tokens, n_rows]` with the tokens of a part padded to
@@ -66,16 +70,17 @@ macro_rules! entries {
         /// fragments; `x [n_tokens, n_cols]` with `x_scales [n_tokens]`, both from [`crate::narrow`]. Sums in f32, in the
         /// order of k.
         ///
-        /// Grid: any number of blocks up to that of tiles times parts, best one a multiprocessor.
+        /// Grid: twice any number up to that of pairs of tiles times parts, best one block a multiprocessor.
         /// Requires: compute capability 9.0; `n_rows` a multiple of 4, `n_cols` of 32.
         /// Fast because: (1) packed weights are read once a block, 16 bytes a lane, into the registers where they are needed;
         /// (2) decoding overlaps with the products of the columns before; (3) `wgmma` reads only x from shared memory,
-        /// which the copy engine fills; (4) results leave through shared memory, in whole rows of 128 bytes.
-        #[kernel(threads = THREADS, shared = shared_bytes($tokens, $stages), min_blocks = 1, pdl, sm_90a)]
+        /// which the copy engine fills; (4) the two blocks of a cluster read x once for both, since the second-level cache is
+        /// what limits such products; (5) results leave through shared memory, in whole rows of 128 bytes.
+        #[kernel(threads = THREADS, cluster = 2, shared = shared_bytes($tokens, $stages), min_blocks = 1, pdl, sm_90a)]
         pub fn $name(
             y: OutBoxes<f32, Y_BOX>,
             w: In<u8>,
-            x: InBoxes<f16, $tokens>,
+            x: InBoxes<f16, $half>,
             x_scales: In<f32>,
             n_tokens: u32,
             n_rows: u32,
@@ -84,7 +89,7 @@ macro_rules! entries {
         ) {
             let shape = Shape { n_tokens, n_rows, n_cols, part_units };
             const GROUPS: usize = UNIT_COLS as usize / <$format as Fragments>::GROUP_COLS;
-            gemm::<$format, $tokens, $len, $stages, GROUPS>(y, w, x, x_scales, shape);
+            gemm::<$format, $tokens, $half, $half, $stages, GROUPS, $batch>(y, w, x, x_scales, shape);
         }
     };
 }
@@ -97,49 +102,71 @@ entries!(Q8_0, gemm_quant_q8_0_t256, gemm_quant_q8_0_t128, gemm_quant_q8_0_t64);
 entries!(Q4_K, gemm_quant_q4_k_t256, gemm_quant_q4_k_t128, gemm_quant_q4_k_t64);
 entries!(Q5_K, gemm_quant_q5_k_t256, gemm_quant_q5_k_t128, gemm_quant_q5_k_t64);
 entries!(Q6_K, gemm_quant_q6_k_t256, gemm_quant_q6_k_t128, gemm_quant_q6_k_t64);
+entries!(IQ4_NL, gemm_quant_iq4_nl_t256, gemm_quant_iq4_nl_t128, gemm_quant_iq4_nl_t64);
+entries!(IQ4_XS, gemm_quant_iq4_xs_t256, gemm_quant_iq4_xs_t128, gemm_quant_iq4_xs_t64);
+entries!(MXFP4, gemm_quant_mxfp4_t256, gemm_quant_mxfp4_t128, gemm_quant_mxfp4_t64);
 
 #[inline(always)]
 #[track_caller]
-fn gemm<Q: QuantFragments, const TOKENS: u32, const LEN: usize, const STAGES: usize, const GROUPS: usize>(
+fn gemm<
+    Q: QuantFragments,
+    const TOKENS: u32,
+    const BOX: u32,
+    const LEN: usize,
+    const STAGES: usize,
+    const GROUPS: usize,
+    const BATCH: usize,
+>(
     y: OutBoxes<f32, Y_BOX>,
     w: In<u8>,
-    x: InBoxes<f16, TOKENS>,
+    x: InBoxes<f16, BOX>,
     x_scales: In<f32>,
     shape: Shape,
 ) {
     let mut shared = Shared::new();
     let staged = shared.rows::<f32>(2 * STAGED_ROWS);
-    let ring = Ring::<TOKENS, STAGES>::new(&mut shared);
+    let ring = Ring::<TOKENS, BOX, STAGES>::new(&mut shared);
     pdl::launch_dependents();
     let items = Items::new(shape, TOKENS);
     let warpgroup = thread::thread_idx_x() / wgmma::SIZE;
     if warpgroup == 0 {
-        wgmma::release_registers::<24>();
+        // Results of 256 tokens leave the producer so few that its code hardly fits.
+        if TOKENS == 256 {
+            wgmma::release_registers::<24>();
+        } else {
+            wgmma::release_registers::<40>();
+        }
         if thread::thread_idx_x() == 0 {
             produce(x, ring, items);
         }
     } else {
-        wgmma::take_registers::<240>();
+        if TOKENS == 256 {
+            wgmma::take_registers::<240>();
+        } else {
+            wgmma::take_registers::<232>();
+        }
         let consumer = warpgroup - 1;
         let staging = Staging { y, rows: staged.at_row(consumer as usize * STAGED_ROWS), consumer };
-        consume::<Q, TOKENS, LEN, STAGES, GROUPS>(w, x_scales, ring, staging, items, shape);
+        consume::<Q, TOKENS, BOX, LEN, STAGES, GROUPS, BATCH>(w, x_scales, ring, staging, items, shape);
     }
 }
 
 /// Loads x for the block's items.
 #[inline(always)]
 #[track_caller]
-fn produce<const TOKENS: u32, const STAGES: usize>(
-    x: InBoxes<f16, TOKENS>,
-    ring: Ring<TOKENS, STAGES>,
+fn produce<const TOKENS: u32, const BOX: u32, const STAGES: usize>(
+    x: InBoxes<f16, BOX>,
+    ring: Ring<TOKENS, BOX, STAGES>,
     items: Items,
 ) {
     pdl::wait();
-    let (mut i, mut place) = (thread::block_idx_x(), Place::START);
+    let (mut i, mut place) = (thread::block_idx_x() / CLUSTER, Place::START);
     while i < items.n {
         place = ring.fill(x, items.at(i), place);
-        i += thread::grid_dim_x();
+        i += thread::grid_dim_x() / CLUSTER;
     }
+    // A block's shared memory must outlive the arrivals of the other block's consumers.
+    ring.drain(place);
 }
 
 /// Multiplies a consumer's part of the block's items.
@@ -148,31 +175,33 @@ fn produce<const TOKENS: u32, const STAGES: usize>(
 fn consume<
     Q: QuantFragments,
     const TOKENS: u32,
+    const BOX: u32,
     const LEN: usize,
     const STAGES: usize,
     const GROUPS: usize,
+    const BATCH: usize,
 >(
     w: In<u8>,
     x_scales: In<f32>,
-    ring: Ring<TOKENS, STAGES>,
+    ring: Ring<TOKENS, BOX, STAGES>,
     staging: Staging,
     items: Items,
     shape: Shape,
 ) {
-    let mut i = thread::block_idx_x();
+    let mut i = thread::block_idx_x() / CLUSTER;
     let first_row = staging.consumer * CONSUMER_ROWS;
-    let this = Consumer::<Q, GROUPS>::new(w, shape.n_rows, shape.n_cols, first_row);
+    let this = Consumer::<Q, GROUPS, BATCH>::new(w, shape.n_rows, shape.n_cols, first_row);
     // No earlier kernel writes weights, so they need not wait.
     let mut ready = this.start(items.at(i));
     pdl::wait();
     let (mut place, mut n_stored) = (Place::START, 0);
     while i < items.n {
         let item = items.at(i);
-        i += thread::grid_dim_x();
+        i += thread::grid_dim_x() / CLUSTER;
         let next = items.at(if i < items.n { i } else { 0 });
         let scales = Scales::load(x_scales, item.token, shape.n_tokens);
         let mut results = Accumulators::<LEN>::zero();
-        (place, ready) = this.multiply(&mut results, &ring, ready, item, next, place);
+        (place, ready) = this.multiply(&mut results, ring, ready, (item, next), place);
         n_stored = staging.store(&results, &scales, (items.y_row(item), item.row + first_row), n_stored);
     }
     // A block's shared memory must outlive the stores that read it.

@@ -4,15 +4,16 @@
 //! a tile of x and one of w, 64 columns deep (`ring.rs`). The other two, the consumers, multiply: each owns 64 tokens of
 //! the block's tile of y, in registers. Ring and products run ahead of each other as far as the ring is long;
 //! nobody waits for the whole block. Blocks stay and take tile after tile, so that loading the next tile
-//! overlaps the last products of this one. [`multicast`] has the variant whose blocks load for each other, [`split`] and
-//! [`stream`] those for few tokens, [`plan`] the choice.
+//! overlaps the last products of this one. [`multicast`] has the variant whose blocks load for each other, [`few`],
+//! [`split`] and [`turns`] those for few tokens, [`plan`] the choice.
 
+pub mod few;
 pub mod multicast;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod plan;
 mod ring;
 pub mod split;
-pub mod stream;
+pub mod turns;
 
 use crate::simt::boxes::{self, InBoxes, OutBoxes, Rows, rows_bytes};
 use crate::simt::cluster;
@@ -41,7 +42,7 @@ const fn shared_bytes(tile_rows: u32, stages: usize) -> usize {
 const STAGES_256: usize = 4;
 const STAGES_224: usize = 4;
 const STAGES_192: usize = 4;
-const STAGES_128: usize = 5;
+const STAGES_128: usize = 6;
 const STAGES_64: usize = 8;
 
 /// y[t, o] = Σ w[o, k] · x[t, k], all in bf16, tiles of 128 tokens by 256 rows.
@@ -221,7 +222,7 @@ fn gemm<T: Operand, const ROWS: u32, const BOX: u32, const LEN: usize, const STA
 ) {
     let mut shared = Shared::new();
     let staged = shared.rows::<T>(2 * N_STAGED * Y_BOX as usize);
-    let ring = Ring::<T, TILE_TOKENS, ROWS, BOX, STAGES>::new(&mut shared);
+    let ring = Ring::<T, TILE_TOKENS, ROWS, BOX, STAGES>::new(&mut shared, 2);
     pdl::launch_dependents();
     let n_blocks = ROWS / BOX;
     let rank = if n_blocks == 1 { 0 } else { cluster::block_rank() };

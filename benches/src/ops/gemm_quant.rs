@@ -5,7 +5,7 @@ use kernels_gpu::gemm_quant::{gemm_quant_bytes, gemm_quant_flops};
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Purpose};
 use kernels_gpu::narrow::narrow_f16;
 use kernels_gpu::quant::layout::{GpuLayout, MATRIX_ALIGN};
-use kernels_gpu::quant::{Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use kernels_gpu::quant::{IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use kernels_gpu::simt::{bf16, f16};
 use oxwarp::cuda::{Cuda, Error};
 use testkit::data::RandomBlock;
@@ -41,6 +41,7 @@ pub fn cases() -> Vec<Case> {
     let in_full = all.flat_map(|shape| {
         let mut cases = of_format::<Q4_K>(shape);
         cases.extend(of_format::<Q8_0>(shape));
+        cases.extend(of_format::<MXFP4>(shape));
         cases
     });
     let [rows, cols] = OTHER_MATRIX;
@@ -52,6 +53,8 @@ pub fn cases() -> Vec<Case> {
             chosen::<Q5_1>(shape),
             chosen::<Q5_K>(shape),
             chosen::<Q6_K>(shape),
+            chosen::<IQ4_NL>(shape),
+            chosen::<IQ4_XS>(shape),
         ]
     });
     in_full.chain(others).collect()

@@ -51,29 +51,22 @@ fn of_type<T: Type>(ty: &str, [n_tokens, n_rows, n_cols]: [usize; 3]) -> Vec<Cas
     ];
     if n_tokens > 128 {
         cases.extend([
-            case(" multicast2x128", |shape, n| Plan::multicast(shape, 128, 2, n)).variant(),
-            case(" multicast2x192", |shape, n| Plan::multicast(shape, 192, 2, n)).variant(),
-            case(" multicast2x224", |shape, n| Plan::multicast(shape, 224, 2, n)).variant(),
-            case(" multicast2x256", |shape, n| Plan::multicast(shape, 256, 2, n)).variant(),
-            case(" multicast4x128", |shape, n| Plan::multicast(shape, 128, 4, n)).variant(),
-            case(" multicast4x192", |shape, n| Plan::multicast(shape, 192, 4, n)).variant(),
+            case(" multicast128", |shape, n| Plan::multicast(shape, 128, n)).variant(),
+            case(" multicast192", |shape, n| Plan::multicast(shape, 192, n)).variant(),
+            case(" multicast224", |shape, n| Plan::multicast(shape, 224, n)).variant(),
+            case(" multicast256", |shape, n| Plan::multicast(shape, 256, n)).variant(),
         ]);
+    }
+    if n_tokens <= 16 {
+        cases.push(case(" few", |shape, _| Plan::few(shape)).variant());
     }
     if n_tokens <= 64 {
-        cases.extend([
-            case(" split2x64x128", |shape, _| Plan::split(shape, 64, 128, 2)).variant(),
-            case(" split2x64x192", |shape, _| Plan::split(shape, 64, 192, 2)).variant(),
-            case(" split4x64x128", |shape, _| Plan::split(shape, 64, 128, 4)).variant(),
-            case(" split4x64x192", |shape, _| Plan::split(shape, 64, 192, 4)).variant(),
-        ]);
+        cases.push(case(" split2x64", |shape, _| Plan::split(shape, 64, 2)).variant());
+        cases.push(case(" split4x64", |shape, _| Plan::split(shape, 64, 4)).variant());
     } else if n_tokens <= 512 {
-        cases.extend([
-            case(" split2x128x128", |shape, _| Plan::split(shape, 128, 128, 2)).variant(),
-            case(" split4x128x128", |shape, _| Plan::split(shape, 128, 128, 4)).variant(),
-        ]);
-    }
-    if n_tokens <= 128 {
-        cases.push(case(" stream", Plan::stream).variant());
+        cases.push(case(" split2x128", |shape, _| Plan::split(shape, 128, 2)).variant());
+        cases.push(case(" split4x128", |shape, _| Plan::split(shape, 128, 4)).variant());
+        cases.push(case(" turns", Plan::turns).variant());
     }
     cases
 }
@@ -86,7 +79,6 @@ trait Type: Number + Operand {
         device: &Cuda,
         y: &mut DeviceSlice<Self>,
         set: [&DeviceSlice<Self>; 2],
-        workspace: &mut DeviceSlice<f32>,
     ) -> Result<(), Error>;
 }
 
@@ -99,9 +91,8 @@ macro_rules! operand {
                 device: &Cuda,
                 y: &mut DeviceSlice<Self>,
                 [w, x]: [&DeviceSlice<Self>; 2],
-                workspace: &mut DeviceSlice<f32>,
             ) -> Result<(), Error> {
-                plan.$launch(device, y, w, x, workspace)
+                plan.$launch(device, y, w, x)
             }
         }
     };
@@ -116,7 +107,6 @@ struct Gemm<T: Type> {
     y: Sets<T>,
     w: Sets<T>,
     x: Sets<T>,
-    workspace: Sets<f32>,
 }
 
 impl<T: Type> Gemm<T> {
@@ -129,7 +119,6 @@ impl<T: Type> Gemm<T> {
             y: lab.zeros(n_sets, n_tokens * n_rows)?,
             w: lab.normal(n_sets, n_rows * n_cols)?,
             x: lab.normal(n_sets, n_tokens * n_cols)?,
-            workspace: lab.zeros(1, plan.workspace_len())?,
             plan,
         })
     }
@@ -151,7 +140,7 @@ impl<T: Type> Subject for Gemm<T> {
 
     fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
         let operands = [self.w.get(set), self.x.get(set)];
-        T::launch(&self.plan, device, self.y.get_mut(set), operands, self.workspace.get_mut(0))
+        T::launch(&self.plan, device, self.y.get_mut(set), operands)
     }
 
     fn reset(&mut self, device: &Cuda) -> Result<()> {

@@ -57,10 +57,10 @@ fn bars(report: &Report, op: &str, rows: &[&Row]) -> String {
     let height = TOP + n_bars as f64 * BAR + rows.len() as f64 * 8.0 + 10.0;
     let mut svg = Svg::new(NAME_WIDTH + BAR_WIDTH + 80.0, height);
     svg.text((10.0, 18.0), Anchor::Start, &title(report, &format!("{op}, {unit}")));
-    legend(
-        &mut svg,
-        &[(OURS, "Oxwarp"), (VENDOR, "cuBLAS, best way"), (TORCH, "PyTorch SDPA, best back end")],
-    );
+    let known = [(OURS, "Oxwarp"), (VENDOR, "cuBLAS, best way"), (TORCH, "PyTorch SDPA, best back end")];
+    let has_bars = |colour: &str| all.iter().flatten().any(|(of_bar, _)| *of_bar == colour);
+    let drawn: Vec<_> = known.into_iter().filter(|(colour, _)| has_bars(colour)).collect();
+    legend(&mut svg, &drawn);
     let mut y = TOP;
     for (row, bars) in rows.iter().zip(&all) {
         let middle = y + bars.len() as f64 * BAR / 2.0 + 4.0;

@@ -1,6 +1,10 @@
 //! What a consumer does: fetches packed weights, decodes them, has them multiplied.
 
-#![allow(clippy::needless_range_loop, reason = "constant indices keep arrays in registers")]
+#![allow(
+    clippy::needless_range_loop,
+    clippy::manual_memcpy,
+    reason = "constant indices keep arrays in registers"
+)]
 
 use core::marker::PhantomData;
 
@@ -14,11 +18,15 @@ use crate::simt::wgmma::{self, Accumulators};
 
 /// Columns that a warp fetches at a time: a group of four-bit quants.
 pub const UNIT_COLS: u32 = 128;
-/// Columns that are decoded at a time.
-const STEP_COLS: usize = 32;
-/// Steps of a unit, and of a stage of x.
-const UNIT_STEPS: usize = UNIT_COLS as usize / STEP_COLS;
-const STAGE_STEPS: usize = STAGE_COLS as usize / STEP_COLS;
+/// Chunks of a unit, and of a stage of x. A chunk is the columns of one product; they are decoded, and multiplied, chunk by chunk.
+const UNIT_CHUNKS: usize = UNIT_COLS as usize / wgmma::K;
+const STAGE_CHUNKS: usize = STAGE_COLS as usize / wgmma::K;
+/// Batches that are decoded before they are multiplied. A batch is some chunks that go to the tensor cores together.
+const AHEAD: usize = 2;
+/// Most chunks of a batch.
+const BATCH_MAX: usize = 2;
+/// Chunks in registers: two batches are decoded, and the tensor cores may still read two.
+const BUFFERS_MAX: usize = 2 * AHEAD * BATCH_MAX;
 
 /// What a lane holds of a unit as it lies in memory.
 pub struct Fetched<Q: QuantFragments, const GROUPS: usize> {
@@ -45,6 +53,9 @@ struct Factors {
     offsets: [f16x2; 2],
 }
 
+/// Those of one sub-block: of row g in both halves, and of row g + 8.
+type OfRows = [[f16x2; 2]; 2];
+
 /// Constants of decoding, in registers. An instruction has room for one constant, and if it takes two the compiler copies
 /// the other one to a register, before each use. So they are made of something that it cannot know.
 #[derive(Clone, Copy)]
@@ -53,6 +64,7 @@ struct Constants {
     upper: u32,
     /// The highest bit of each byte.
     signs: u32,
+    zero: u32,
 }
 
 impl Constants {
@@ -60,96 +72,119 @@ impl Constants {
     fn new(n_cols: u32) -> Self {
         // Zero, since there are not that many columns; and each lane's own, so not kept among the numbers of the warp.
         let zero = warp::lane_id() & (n_cols >> 31);
-        Self { upper: 0x6464_6464 | zero, signs: 0x8080_8080 | zero }
+        Self { upper: 0x6464_6464 | zero, signs: 0x8080_8080 | zero, zero }
     }
 
-    /// Four signed bytes as two pairs.
+    /// Four bytes, less the middle quant, as two pairs.
     #[inline(always)]
-    fn to_f16(self, word: u32) -> [f16x2; 2] {
-        let biased = word ^ self.signs;
-        let bias = f16x2::from_f32(-(1024.0 + 128.0), -(1024.0 + 128.0));
+    fn to_f16<Q: QuantFragments>(self, word: u32) -> [f16x2; 2] {
+        if Q::UPPER_BYTES {
+            return [0x1404, 0x3424].map(|places| f16x2::from_bits(math::byte_perm(word, 0, places)));
+        }
+        // Formats with offsets have no negative bytes.
+        let (biased, bias) = if Q::HAS_OFFSET { (word, 1024) } else { (word ^ self.signs, 1024 + 128) };
+        let bias = -((bias + Q::MIDDLE) as f32);
+        let bias = f16x2::from_f32(bias, bias);
         [0x4140, 0x4342].map(|places| f16x2::from_bits(math::byte_perm(biased, self.upper, places)) + bias)
     }
 }
 
-/// Matrix a for 32 columns.
-type Decoded = [[u32; 4]; STEP_COLS / wgmma::K];
+/// Matrix a for the columns of a chunk.
+type Decoded = [u32; 4];
 
 impl<Q: QuantFragments, const GROUPS: usize> Fetched<Q, GROUPS> {
     /// Sub-blocks of a unit that a lane holds scales of.
     const SCALES: usize = UNIT_COLS as usize / Q::SUB / 4;
+    /// Chunks of a sub-block.
+    const SUB_CHUNKS: usize = Q::SUB / wgmma::K;
 
-    /// The unit's scales, times [`WEIGHT_FACTOR`].
+    /// The unit's scales and offsets, times [`WEIGHT_FACTOR`].
     #[inline(always)]
     fn factors(&self) -> Factors {
         let zero = f16x2::from_bits(0);
         let mut factors = Factors { scales: [zero; 2], offsets: [zero; 2] };
         for i in 0..Self::SCALES {
             let t = self.in_tile * Self::SCALES + i;
-            let pair = |value: fn(&Q::Scales, usize, usize) -> f32| {
-                let value = |half| value(&self.scales, t, half) * WEIGHT_FACTOR;
-                f16x2::from_f32(value(0), value(1))
-            };
-            factors.scales[i] = pair(Q::scale);
+            let scales = [0, 1].map(|half| Q::scale(&self.scales, t, half) * WEIGHT_FACTOR);
+            factors.scales[i] = f16x2::from_f32(scales[0], scales[1]);
             if Q::HAS_OFFSET {
-                factors.offsets[i] = pair(Q::offset);
+                let offset = |half| Q::offset(&self.scales, t, half) * WEIGHT_FACTOR;
+                let [near, far] = [0, 1].map(|half| math::fma(scales[half], Q::MIDDLE as f32, offset(half)));
+                factors.offsets[i] = f16x2::from_f32(near, far);
             }
         }
         factors
     }
 
-    /// Step `step` of a unit as matrix a.
+    /// The scales and offsets of a chunk; `before` are those of the chunk before it, unless it is the first.
     #[inline(always)]
     #[track_caller]
-    fn decode(&self, constants: Constants, factors: &Factors, step: usize) -> Decoded {
-        let steps = Q::GROUP_STEPS;
-        let words = Q::words(&self.quants[step / steps], step % steps);
-        let mut decoded = [[0u32; 4]; STEP_COLS / wgmma::K];
-        for k in 0..STEP_COLS / wgmma::K {
-            let sub = (step * STEP_COLS + k * wgmma::K) / Q::SUB;
-            // The lane of these rows that has the sub-block's scales.
-            let owner = warp::lane_id() & !3 | (sub % 4) as u32;
-            let of_rows = |pairs: [f16x2; 2]| {
-                let pair = warp::shuffle_idx(pairs[sub / 4].to_bits(), owner);
-                [0x1010, 0x3232].map(|twice| f16x2::from_bits(math::byte_perm(pair, pair, twice)))
-            };
-            let scales = of_rows(factors.scales);
-            let offsets = if Q::HAS_OFFSET { of_rows(factors.offsets) } else { scales };
-            for half in 0..2 {
-                let pairs = constants.to_f16(words[2 * k + half]);
-                for i in 0..2 {
-                    let weight = if Q::HAS_OFFSET {
-                        pairs[i].fma(scales[half], offsets[half])
-                    } else {
-                        pairs[i] * scales[half]
-                    };
-                    decoded[k][2 * i + half] = weight.to_bits();
-                }
+    fn of_rows(factors: &Factors, chunk: usize, before: OfRows) -> OfRows {
+        if !chunk.is_multiple_of(Self::SUB_CHUNKS) {
+            return before;
+        }
+        let sub = chunk / Self::SUB_CHUNKS;
+        // The lane of these rows that has the sub-block's scales.
+        let owner = warp::lane_id() & !3 | (sub % 4) as u32;
+        let of_rows = |pairs: [f16x2; 2]| {
+            let pair = warp::shuffle_idx(pairs[sub / 4].to_bits(), owner);
+            [0x1010, 0x3232].map(|twice| f16x2::from_bits(math::byte_perm(pair, pair, twice)))
+        };
+        let scales = of_rows(factors.scales);
+        [scales, if Q::HAS_OFFSET { of_rows(factors.offsets) } else { scales }]
+    }
+
+    /// Chunk `chunk` of a unit as matrix a.
+    #[inline(always)]
+    fn decode(&self, constants: Constants, [scales, offsets]: OfRows, chunk: usize) -> Decoded {
+        let (step, k) = (chunk * wgmma::K / Q::STEP_COLS, chunk * wgmma::K % Q::STEP_COLS / wgmma::K);
+        let quants = &self.quants[step / Q::GROUP_STEPS];
+        let words = Q::half_words(quants, step % Q::GROUP_STEPS, constants.zero);
+        let mut decoded = [0u32; 4];
+        for half in 0..2 {
+            let pairs = constants.to_f16::<Q>(words[2 * k + half]);
+            for i in 0..2 {
+                let weight = if Q::HAS_OFFSET {
+                    pairs[i].fma(scales[half], offsets[half])
+                } else {
+                    pairs[i] * scales[half]
+                };
+                decoded[2 * i + half] = weight.to_bits();
             }
         }
         decoded
     }
 }
 
-/// A unit, of which the first step is decoded.
+/// A unit, of which the first chunks are decoded.
 pub struct Ready<Q: QuantFragments, const GROUPS: usize> {
     unit: Fetched<Q, GROUPS>,
     factors: Factors,
-    decoded: Decoded,
+    of_rows: OfRows,
+    decoded: [Decoded; AHEAD * BATCH_MAX],
 }
 
 impl<Q: QuantFragments, const GROUPS: usize> Ready<Q, GROUPS> {
-    /// Decodes the first step.
+    /// A unit of which nothing is decoded yet.
     #[inline(always)]
     #[track_caller]
-    fn new(constants: Constants, unit: Fetched<Q, GROUPS>) -> Self {
+    fn new(unit: Fetched<Q, GROUPS>) -> Self {
         let factors = unit.factors();
-        Self { decoded: unit.decode(constants, &factors, 0), unit, factors }
+        let zero = [f16x2::from_bits(0); 2];
+        Self { unit, factors, of_rows: [zero; 2], decoded: [[0; 4]; AHEAD * BATCH_MAX] }
+    }
+
+    /// Chunk `chunk`, of which the one before was decoded last.
+    #[inline(always)]
+    #[track_caller]
+    fn decode(&mut self, constants: Constants, chunk: usize) -> Decoded {
+        self.of_rows = Fetched::<Q, GROUPS>::of_rows(&self.factors, chunk, self.of_rows);
+        self.unit.decode(constants, self.of_rows, chunk)
     }
 }
 
 /// A consumer and its matrix.
-pub struct Consumer<Q, const GROUPS: usize> {
+pub struct Consumer<Q, const GROUPS: usize, const BATCH: usize> {
     w: In<u8>,
     n_cols: usize,
     last_tile: usize,
@@ -159,7 +194,9 @@ pub struct Consumer<Q, const GROUPS: usize> {
     format: PhantomData<Q>,
 }
 
-impl<Q: QuantFragments, const GROUPS: usize> Consumer<Q, GROUPS> {
+impl<Q: QuantFragments, const GROUPS: usize, const BATCH: usize> Consumer<Q, GROUPS, BATCH> {
+    const BUFFERS: usize = 2 * AHEAD * BATCH;
+
     /// The consumer of the rows of a block's tile from `first_row` on.
     #[inline(always)]
     pub fn new(w: In<u8>, n_rows: u32, n_cols: u32, first_row: u32) -> Self {
@@ -189,73 +226,83 @@ impl<Q: QuantFragments, const GROUPS: usize> Consumer<Q, GROUPS> {
         }
     }
 
-    /// Fetches the first unit of an item, and decodes its first step.
+    /// Fetches the first unit of an item, and decodes its first chunks.
     #[inline(always)]
     #[track_caller]
     pub fn start(&self, item: Item) -> Ready<Q, GROUPS> {
-        Ready::new(self.constants, self.fetch(item.row, item.first_unit))
+        let mut ready = Ready::new(self.fetch(item.row, item.first_unit));
+        for chunk in 0..AHEAD * BATCH {
+            ready.decoded[chunk] = ready.decode(self.constants, chunk);
+        }
+        ready
     }
 
     /// Multiplies an item, whose first unit is `ready`, with the stages of x from `place` on. Gives the place after them and
     /// the first unit of the `next` item; the results are complete.
     #[inline(always)]
     #[track_caller]
-    pub fn multiply<const LEN: usize, const TOKENS: u32, const STAGES: usize>(
+    pub fn multiply<const LEN: usize, const TOKENS: u32, const BOX: u32, const STAGES: usize>(
         &self,
         results: &mut Accumulators<LEN>,
-        ring: &Ring<TOKENS, STAGES>,
+        ring: Ring<TOKENS, BOX, STAGES>,
         ready: Ready<Q, GROUPS>,
-        item: Item,
-        next: Item,
+        (item, next): (Item, Item),
         place: Place,
     ) -> (Place, Ready<Q, GROUPS>) {
-        let is_first_lane = warp::lane_id() == 0;
         let (mut place, mut before) = (place, place);
         let mut ready = ready;
-        let mut i = 0;
+        // (Zero, but not to the compiler, which would take the first unit out of the loop, and more registers than there are.)
+        let mut i = warp::shuffle_idx(0, 0);
         while i < item.n_units {
             let is_last = i + 1 == item.n_units;
             let (row, unit) =
                 if is_last { (next.row, next.first_unit) } else { (item.row, item.first_unit + i + 1) };
-            let ahead = self.fetch(row, unit);
-            let mut decoded = ready.decoded;
-            for step in 0..UNIT_STEPS {
-                let in_stage = step % STAGE_STEPS;
+            let fetched = self.fetch(row, unit);
+            let mut decoded = [[0; 4]; BUFFERS_MAX];
+            for chunk in 0..AHEAD * BATCH {
+                decoded[chunk] = ready.decoded[chunk];
+            }
+            for batch in 0..UNIT_CHUNKS / BATCH {
+                let (first, in_stage) = (batch * BATCH, batch % (STAGE_CHUNKS / BATCH));
                 if in_stage == 0 {
-                    ring.full.wait(place.stage, place.parity);
+                    ring.wait(place);
                 }
-                let x = ring.stage(place);
-                let mut a = decoded;
+                let mut a = [[0; 4]; BATCH];
+                for i in 0..BATCH {
+                    a[i] = decoded[(first + i) % Self::BUFFERS];
+                }
                 wgmma::fence_operands(&mut a);
                 results.fence();
-                for k in 0..STEP_COLS / wgmma::K {
-                    let is_first = step == 0 && k == 0;
-                    let col = in_stage * STEP_COLS + k * wgmma::K;
-                    results.mma_registers_rows(a[k], x, col, !is_first || i > 0);
+                for chunk in 0..BATCH {
+                    let (adds, col) = (first + chunk > 0 || i > 0, (in_stage * BATCH + chunk) * wgmma::K);
+                    results.mma_registers_rows(a[chunk], ring.stage(place), col, adds);
                 }
                 results.commit();
-                // The step before is done, and with the last of a stage that stage; this one goes on.
-                results.wait_but::<1>();
-                if in_stage == 0 {
-                    if is_first_lane && (step > 0 || i > 0) {
-                        ring.empty.arrive(before.stage);
+                // Two batches go on; what the one before them read is free.
+                results.wait_but::<{ AHEAD as u32 }>();
+                if in_stage + 1 == AHEAD {
+                    if first >= STAGE_CHUNKS || i > 0 {
+                        ring.free(before);
                     }
                     before = place;
                 }
-                if in_stage + 1 == STAGE_STEPS {
+                if (in_stage + 1) * BATCH == STAGE_CHUNKS {
                     place = place.next::<STAGES>();
                 }
-                if step + 1 < UNIT_STEPS {
-                    decoded = ready.unit.decode(self.constants, &ready.factors, step + 1);
+                for chunk in first + AHEAD * BATCH..first + (AHEAD + 1) * BATCH {
+                    if chunk == UNIT_CHUNKS {
+                        ready = Ready::new(fetched);
+                    }
+                    decoded[chunk % Self::BUFFERS] = ready.decode(self.constants, chunk % UNIT_CHUNKS);
                 }
             }
-            ready = Ready::new(self.constants, ahead);
+            for chunk in 0..AHEAD * BATCH {
+                ready.decoded[chunk] = decoded[chunk];
+            }
             i += 1;
         }
         results.finish();
-        if is_first_lane {
-            ring.empty.arrive(before.stage);
-        }
+        ring.free(before);
         (place, ready)
     }
 }

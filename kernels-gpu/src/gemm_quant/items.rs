@@ -1,8 +1,9 @@
 //! What blocks work on, and in which order.
 
 use super::consumer::UNIT_COLS;
-use super::{GROUP_TOKENS, TILE_ROWS};
+use super::{CLUSTER, GROUP_TOKENS, TILE_ROWS};
 use crate::gemm_wgmma::Tiles;
+use crate::simt::cluster;
 
 /// Sizes of a product, and units of columns in a part.
 #[derive(Clone, Copy)]
@@ -13,17 +14,18 @@ pub struct Shape {
     pub part_units: u32,
 }
 
-/// What a block works on at a time: some units of columns of a tile.
+/// What a cluster works on at a time: some units of columns of a tile, whose rows its blocks divide.
 #[derive(Clone, Copy)]
 pub struct Item {
     pub token: u32,
+    /// The block's first row.
     pub row: u32,
     pub part: u32,
     pub first_unit: u32,
     pub n_units: u32,
 }
 
-/// All items, in the order in which blocks take them.
+/// All items, in the order in which clusters take them.
 #[derive(Clone, Copy)]
 pub struct Items {
     pub tiles: Tiles,
@@ -38,7 +40,7 @@ impl Items {
     pub fn new(shape: Shape, tile_tokens: u32) -> Self {
         let tiles = Tiles {
             tokens: shape.n_tokens.div_ceil(tile_tokens),
-            rows: shape.n_rows.div_ceil(TILE_ROWS),
+            rows: shape.n_rows.div_ceil(CLUSTER * TILE_ROWS),
             group: GROUP_TOKENS / tile_tokens,
         };
         let n_units = shape.n_cols.div_ceil(UNIT_COLS);
@@ -54,7 +56,7 @@ impl Items {
         let first_unit = part * self.part_units;
         Item {
             token: token_tile * self.tile_tokens,
-            row: row_tile * TILE_ROWS,
+            row: (row_tile * CLUSTER + cluster::block_rank()) * TILE_ROWS,
             part,
             first_unit,
             n_units: self.part_units.min(self.n_units - first_unit),

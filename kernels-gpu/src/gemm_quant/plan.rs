@@ -84,12 +84,12 @@ impl Plan {
         let part_units = n_units.div_ceil(n_parts);
         let n_parts = n_units.div_ceil(part_units);
         let plan = Self { shape, tile_tokens, n_parts, part_units, n_blocks: 0 };
-        Self { n_blocks: plan.n_items().min(n_multiprocessors), ..plan }
+        Self { n_blocks: CLUSTER * plan.n_items().min(n_clusters(n_multiprocessors)), ..plan }
     }
 
-    /// Tiles times parts.
+    /// Pairs of tiles times parts.
     fn n_items(&self) -> u32 {
-        let row_tiles = (self.shape.n_rows as u32).div_ceil(TILE_ROWS);
+        let row_tiles = (self.shape.n_rows as u32).div_ceil(CLUSTER * TILE_ROWS);
         self.padded_tokens() / self.tile_tokens * row_tiles * self.n_parts
     }
 
@@ -110,7 +110,7 @@ impl Plan {
             128 => (1500, 1300),
             _ => (1250, 700),
         };
-        let rounds = u64::from(self.n_items().div_ceil(n_multiprocessors));
+        let rounds = u64::from(self.n_items().div_ceil(n_clusters(n_multiprocessors)));
         let product = rounds * (u64::from(self.part_units) * unit + results) + START;
         let sum = match self.n_parts {
             1 => 0,
@@ -188,6 +188,11 @@ impl fmt::Display for Plan {
     }
 }
 
+/// Clusters that run at once.
+fn n_clusters(n_multiprocessors: u32) -> u32 {
+    (n_multiprocessors / CLUSTER).max(1)
+}
+
 /// A format that weights can have.
 pub trait GemmQuant: QuantFragments {
     /// Launches the product alone; y has the plan's parts.
@@ -241,4 +246,7 @@ formats! {
     Q4_K: gemm_quant_q4_k_t256, gemm_quant_q4_k_t128, gemm_quant_q4_k_t64;
     Q5_K: gemm_quant_q5_k_t256, gemm_quant_q5_k_t128, gemm_quant_q5_k_t64;
     Q6_K: gemm_quant_q6_k_t256, gemm_quant_q6_k_t128, gemm_quant_q6_k_t64;
+    IQ4_NL: gemm_quant_iq4_nl_t256, gemm_quant_iq4_nl_t128, gemm_quant_iq4_nl_t64;
+    IQ4_XS: gemm_quant_iq4_xs_t256, gemm_quant_iq4_xs_t128, gemm_quant_iq4_xs_t64;
+    MXFP4: gemm_quant_mxfp4_t256, gemm_quant_mxfp4_t128, gemm_quant_mxfp4_t64;
 }

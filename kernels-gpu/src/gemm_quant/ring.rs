@@ -1,8 +1,9 @@
-//! The ring of stages of x between the producer and two consumers.
+//! The ring of stages of x between the producers and the consumers of a cluster.
 
 use super::consumer::UNIT_COLS;
 use super::items::Item;
 use crate::simt::boxes::{InBoxes, Rows};
+use crate::simt::cluster;
 use crate::simt::mbarrier::{self, Barriers, Place};
 use crate::simt::prelude::*;
 use crate::simt::wgmma;
@@ -12,17 +13,20 @@ pub const STAGE_COLS: u32 = 64;
 /// Stages of a unit of columns.
 const UNIT_STAGES: u32 = UNIT_COLS / STAGE_COLS;
 
-/// Stages of x, [`STAGE_COLS`] columns deep. A stage is filled by the copy engine, which counts its bytes at the stage's
-/// barrier `full`, and freed by the consumers' warps, which arrive at `empty`.
+/// Stages of x, [`STAGE_COLS`] columns deep. All blocks of a cluster have the same tokens: each loads `BOX` of them for all. A
+/// stage is filled by the copy engine, which counts its bytes at the stage's barrier `full`, and freed by the consumers'
+/// warps of all blocks, which arrive at `empty`.
 #[derive(Clone, Copy)]
-pub struct Ring<const TOKENS: u32, const STAGES: usize> {
-    pub x: Rows<f16>,
-    pub full: Barriers,
-    pub empty: Barriers,
+pub struct Ring<const TOKENS: u32, const BOX: u32, const STAGES: usize> {
+    x: Rows<f16>,
+    full: Barriers,
+    empty: Barriers,
 }
 
-impl<const TOKENS: u32, const STAGES: usize> Ring<TOKENS, STAGES> {
-    /// Carves the ring's memory, and has one thread prepare its barriers. Ends with a barrier of the block.
+impl<const TOKENS: u32, const BOX: u32, const STAGES: usize> Ring<TOKENS, BOX, STAGES> {
+    const SHARERS: u32 = TOKENS / BOX;
+
+    /// Carves the ring's memory, and has one thread prepare its barriers. Ends with a barrier of the cluster.
     #[inline(always)]
     #[track_caller]
     pub fn new(shared: &mut Shared) -> Self {
@@ -35,11 +39,11 @@ impl<const TOKENS: u32, const STAGES: usize> Ring<TOKENS, STAGES> {
             for stage in 0..STAGES {
                 ring.full.init(stage, 1);
                 // One arrival a warp of the consumers.
-                ring.empty.init(stage, 2 * wgmma::SIZE / warp::SIZE);
+                ring.empty.init(stage, Self::SHARERS * 2 * wgmma::SIZE / warp::SIZE);
             }
             mbarrier::fence_init();
         }
-        thread::sync_threads();
+        cluster::start();
         ring
     }
 
@@ -48,21 +52,58 @@ impl<const TOKENS: u32, const STAGES: usize> Ring<TOKENS, STAGES> {
         self.x.at_row(place.stage * TOKENS as usize)
     }
 
-    /// The producer loads x for an item, from `place` on; gives the place after it.
+    /// Waits until the stage is filled.
     #[inline(always)]
     #[track_caller]
-    pub fn fill(self, x: InBoxes<f16, TOKENS>, item: Item, place: Place) -> Place {
+    pub fn wait(self, place: Place) {
+        self.full.wait(place.stage, place.parity);
+    }
+
+    /// A consumer's warp is done with a stage.
+    #[inline(always)]
+    #[track_caller]
+    pub fn free(self, place: Place) {
+        let lane = warp::lane_id();
+        if lane < Self::SHARERS {
+            self.empty.arrive_remote(place.stage, lane);
+        }
+    }
+
+    /// The producer loads its part of x for an item, from `place` on; gives the place after it.
+    #[inline(always)]
+    #[track_caller]
+    pub fn fill(self, x: InBoxes<f16, BOX>, item: Item, place: Place) -> Place {
+        let first = cluster::block_rank() * BOX;
+        let all = (1 << Self::SHARERS) - 1;
         let mut place = place;
         let (mut stage, end) =
             (item.first_unit * UNIT_STAGES, (item.first_unit + item.n_units) * UNIT_STAGES);
         while stage < end {
             // The first round finds every stage empty: the phase before the first counts as complete.
             self.empty.wait(place.stage, place.parity ^ 1);
-            self.full.arrive_expect(place.stage, InBoxes::<f16, TOKENS>::BYTES);
-            x.load(self.stage(place), self.full, place.stage, item.token, stage * STAGE_COLS);
+            self.full.arrive_expect(place.stage, Self::SHARERS * InBoxes::<f16, BOX>::BYTES);
+            let (part, corner) =
+                (self.stage(place).at_row(first as usize), (item.token + first, stage * STAGE_COLS));
+            x.load_multicast(part, self.full, place.stage, corner, all);
             place = place.next::<STAGES>();
             stage += 1;
         }
         place
+    }
+
+    /// The producer waits until every stage is free in all blocks; `place` is that after the last stage.
+    #[inline(always)]
+    #[track_caller]
+    pub fn drain(self, place: Place) {
+        let mut place = place;
+        let first = place.stage;
+        // (Its end is not known to the compiler: unrolled, the loop takes more registers than a producer has.)
+        loop {
+            self.empty.wait(place.stage, place.parity ^ 1);
+            place = place.next::<STAGES>();
+            if place.stage == first {
+                break;
+            }
+        }
     }
 }

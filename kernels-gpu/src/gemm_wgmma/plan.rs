@@ -1,11 +1,9 @@
 //! Which of the products to launch, and how.
 
+use super::few::{gemm_few_bf16, gemm_few_f16};
 use super::multicast::*;
 use super::split::*;
-use super::stream::{
-    PIECES_THREADS, PIECES_VECTOR, gemm_pieces_bf16, gemm_pieces_f16, gemm_stream_bf16_t64,
-    gemm_stream_bf16_t128, gemm_stream_f16_t64, gemm_stream_f16_t128,
-};
+use super::turns::{gemm_turns_bf16, gemm_turns_f16};
 use super::*;
 use crate::launch::{Device, DeviceSlice, Grid, Matrix, MatrixMut};
 
@@ -28,33 +26,22 @@ pub enum Kind {
         /// Rows of a tile.
         rows: u32,
     },
-    /// The same, a cluster for each 2 tiles (of 128, 192, 224 or 256 rows) or 4 (128 or 192) along the tokens.
+    /// The same, a cluster for each 2 tiles along the tokens (of 128, 192, 224 or 256 rows).
     Multicast {
         /// Rows of a tile.
         rows: u32,
-        /// Blocks of a cluster.
-        blocks: u32,
     },
-    /// A tile's columns divided among the blocks of a cluster: 64 tokens by 128 or 192 rows, or 128 by 128.
+    /// Columns divided among the blocks of a cluster: tiles of 64 or 128 tokens by 128 rows.
     Split {
         /// Tokens of a tile.
         tokens: u32,
-        /// Rows of a tile.
-        rows: u32,
         /// Blocks of a cluster (2 or 4).
         blocks: u32,
     },
-    /// Stages divided among the blocks, tiles of this many tokens (64 or 128), and the adding of pieces.
-    Stream {
-        /// Tokens of a tile.
-        tokens: u32,
-        /// Stages of a tile.
-        stages_per_tile: u32,
-        /// Stages of a block.
-        stages_per_block: u32,
-        /// Pieces of a tile at most.
-        n_slots: u32,
-    },
+    /// The same with tiles of 16 tokens by 128 rows, clusters of 2.
+    Few,
+    /// Tiles of 64 by 64, whose stages the consumers of a block take in turns; clusters of 2 tiles along the tokens.
+    Turns,
 }
 
 /// A product's kind and blocks.
@@ -67,9 +54,6 @@ pub struct Plan {
     /// Blocks of the product.
     pub n_blocks: u32,
 }
-
-/// Up to so many tokens a product is bound by reading w, and worth dividing evenly among all blocks.
-const STREAM_TOKENS_MAX: usize = 128;
 
 impl Shape {
     /// Tiles of so many tokens and rows.
@@ -96,15 +80,17 @@ impl Plan {
         );
         let n = n_multiprocessors;
         let mut plans: Vec<Plan> = [256, 224, 192, 128, 64].map(|rows| Self::tiles(shape, rows, n)).into();
-        let clusters = [(256, 2), (224, 2), (192, 2), (128, 2), (192, 4), (128, 4)];
-        plans.extend(clusters.map(|(rows, blocks)| Self::multicast(shape, rows, blocks, n)));
-        for (tokens, rows) in [(64, 128), (64, 192), (128, 128)] {
-            let possible = [2, 4].into_iter().filter(|&blocks| shape.n_stages() >= blocks);
-            plans.extend(possible.map(|blocks| Self::split(shape, tokens, rows, blocks)));
+        plans.extend([256, 224, 192, 128].map(|rows| Self::multicast(shape, rows, n)));
+        // More than one tile along the tokens would read w again.
+        for (tokens, blocks) in [(64, 2), (64, 4), (128, 2), (128, 4)] {
+            if n_tokens <= tokens as usize && shape.n_stages() >= blocks {
+                plans.push(Self::split(shape, tokens, blocks));
+            }
         }
-        if n_tokens <= STREAM_TOKENS_MAX && n_rows <= (STREAM_ROWS * n) as usize {
-            plans.push(Self::stream(shape, n));
+        if n_tokens <= few::TILE_TOKENS as usize && shape.n_stages() >= few::BLOCKS as u32 {
+            plans.push(Self::few(shape));
         }
+        plans.push(Self::turns(shape, n));
         plans.into_iter().min_by_key(|plan| plan.cost_ns(n)).expect("ten candidates at least")
     }
 
@@ -114,137 +100,94 @@ impl Plan {
         Self { shape, kind: Kind::Tiles { rows }, n_blocks }
     }
 
-    /// The plan with whole tiles of `rows` rows in clusters of `blocks`.
-    pub fn multicast(shape: Shape, rows: u32, blocks: u32, n_multiprocessors: u32) -> Self {
-        let n_clusters = shape.n_tiles(blocks * TILE_TOKENS, rows).min(n_clusters(blocks, n_multiprocessors));
-        Self { shape, kind: Kind::Multicast { rows, blocks }, n_blocks: blocks * n_clusters }
+    /// The plan with whole tiles of `rows` rows in clusters.
+    pub fn multicast(shape: Shape, rows: u32, n_multiprocessors: u32) -> Self {
+        let n_blocks = 2 * shape.n_tiles(2 * TILE_TOKENS, rows).min(n_clusters(2, n_multiprocessors));
+        Self { shape, kind: Kind::Multicast { rows }, n_blocks }
     }
 
-    /// The plan that divides the columns of a tile of `tokens` by `rows` among `blocks` blocks.
+    /// The plan that divides the columns of a tile of `tokens` by 128 rows among `blocks` blocks.
     ///
     /// # Panics
     /// If there are less than 64 columns for one of the blocks.
-    pub fn split(shape: Shape, tokens: u32, rows: u32, blocks: u32) -> Self {
+    pub fn split(shape: Shape, tokens: u32, blocks: u32) -> Self {
         assert!(shape.n_stages() >= blocks, "{} columns for {blocks} blocks", shape.n_cols);
-        let n_blocks = blocks * shape.n_tiles(tokens, rows);
-        Self { shape, kind: Kind::Split { tokens, rows, blocks }, n_blocks }
+        let n_blocks = blocks * shape.n_tiles(tokens, split::TILE_ROWS);
+        Self { shape, kind: Kind::Split { tokens, blocks }, n_blocks }
     }
 
-    /// The plan that divides the stages.
-    pub fn stream(shape: Shape, n_multiprocessors: u32) -> Self {
-        let tokens: u32 = if shape.n_tokens <= 64 { 64 } else { 128 };
-        let n_tiles = shape.n_tokens.div_ceil(tokens as usize) * shape.n_rows.div_ceil(STREAM_ROWS as usize);
-        let per_tile = shape.n_cols.div_ceil(STAGE_COLS as usize);
-        // Few tiles: each in so many parts that all blocks run at once, else an equal stretch for each block.
-        let parts = (1..=n_multiprocessors as usize / n_tiles).map(|n| {
-            let stages = per_tile.div_ceil(n);
-            (per_tile.next_multiple_of(stages), stages)
-        });
-        let equal = (per_tile, (n_tiles * per_tile).div_ceil(n_multiprocessors as usize));
-        let cost = |(tile, block): &(usize, usize)| stream_cost_ns(shape, n_tiles * per_tile, *tile, *block);
-        let (tile, block) = parts.chain([equal]).min_by_key(cost).expect("one at least");
-        Self {
-            shape,
-            kind: Kind::Stream {
-                tokens,
-                stages_per_tile: tile as u32,
-                stages_per_block: block as u32,
-                n_slots: n_slots(tile, block) as u32,
-            },
-            n_blocks: (n_tiles * tile).div_ceil(block) as u32,
-        }
+    /// The plan that divides the columns of a tile of 16 tokens by 128 rows among two blocks.
+    ///
+    /// # Panics
+    /// If there are less than 64 columns for one of the blocks.
+    pub fn few(shape: Shape) -> Self {
+        let blocks = few::BLOCKS as u32;
+        assert!(shape.n_stages() >= blocks, "{} columns for {blocks} blocks", shape.n_cols);
+        let n_blocks = blocks * shape.n_tiles(few::TILE_TOKENS, few::TILE_ROWS);
+        Self { shape, kind: Kind::Few, n_blocks }
+    }
+
+    /// The plan with tiles of 64 by 64.
+    pub fn turns(shape: Shape, n_multiprocessors: u32) -> Self {
+        let n_blocks = 2 * shape.n_tiles(2 * turns::TILE, turns::TILE).min(n_clusters(2, n_multiprocessors));
+        Self { shape, kind: Kind::Turns, n_blocks }
     }
 
     /// What the plan costs: the slower of reading from memory and of the work of one multiprocessor, a tenth of the faster,
-    /// since they do not overlap in full, and what it takes to begin and end. Times of an H100, measured where all
-    /// multiprocessors work.
+    /// since they do not overlap in full, and what it takes to begin and end. Times of an H100, fitted to those of the
+    /// shapes of an 8B model from 16 to 8,192 tokens, of which each gets a plan that takes at most 3 % longer than the best.
     fn cost_ns(&self, n_multiprocessors: u32) -> u64 {
-        const MEMORY_BYTES_PER_NS: u64 = 3000;
-        const LAUNCH_NS: u64 = 3000;
-        const EXCHANGE_NS: u64 = 500;
+        const LAUNCH_NS: u64 = 2000;
+        const EXCHANGE_NS: u64 = 700;
         const ROUND_NS: u64 = 1500;
         let Shape { n_tokens, n_rows, n_cols } = self.shape;
         let n_stages = u64::from(self.shape.n_stages());
-        let rounds = |n: u32, at_once: u32| u64::from(n.div_ceil(at_once));
-        let (work, extra) = match self.kind {
+        // Tiles, blocks of a cluster, blocks that divide a tile's columns, time of a stage.
+        let (n_tiles, cluster, parts, stage_ns) = match self.kind {
             Kind::Tiles { rows } => {
-                let stage = match rows {
-                    256 => 670,
-                    224 => 620,
-                    192 => 520,
-                    128 => 370,
-                    _ => 250,
+                let stage_ns = match rows {
+                    256 => 735,
+                    224 => 668,
+                    192 => 570,
+                    128 => 395,
+                    _ => 235,
                 };
-                (rounds(self.shape.n_tiles(TILE_TOKENS, rows), n_multiprocessors) * n_stages * stage, 0)
+                (self.shape.n_tiles(TILE_TOKENS, rows), 1, 1, stage_ns)
             }
-            Kind::Multicast { rows, blocks } => {
-                let stage = match (rows, blocks) {
-                    (256, _) => 660,
-                    (224, _) => 610,
-                    (192, 2) => 505,
-                    (192, _) => 500,
-                    (_, 2) => 355,
-                    _ => 350,
+            Kind::Multicast { rows } => {
+                let stage_ns = match rows {
+                    256 => 725,
+                    224 => 662,
+                    192 => 548,
+                    _ => 385,
                 };
-                let at_once = n_clusters(blocks, n_multiprocessors);
-                (rounds(self.shape.n_tiles(blocks * TILE_TOKENS, rows), at_once) * n_stages * stage, 0)
+                (self.shape.n_tiles(2 * TILE_TOKENS, rows), 2, 1, stage_ns)
             }
-            Kind::Split { tokens, rows, blocks } => {
-                let stage = match (tokens, rows) {
-                    (64, 128) => 250,
-                    (64, _) => 350,
-                    _ => 370,
-                };
-                let rounds = rounds(self.shape.n_tiles(tokens, rows), n_clusters(blocks, n_multiprocessors));
-                let work = rounds * n_stages.div_ceil(u64::from(blocks)) * stage;
-                (work, EXCHANGE_NS + (rounds - 1) * ROUND_NS)
+            Kind::Split { tokens, blocks } => {
+                let stage_ns = if tokens == 64 { 180 } else { 450 };
+                (self.shape.n_tiles(tokens, split::TILE_ROWS), blocks, blocks, stage_ns)
             }
-            Kind::Stream { stages_per_tile, stages_per_block, .. } => {
-                let n_stages = self.n_blocks * stages_per_block;
-                let (tile, block) = (stages_per_tile as usize, stages_per_block as usize);
-                (stream_cost_ns(self.shape, n_stages as usize, tile, block), ROUND_NS)
+            Kind::Few => {
+                let blocks = few::BLOCKS as u32;
+                (self.shape.n_tiles(few::TILE_TOKENS, few::TILE_ROWS), blocks, blocks, 200)
             }
+            Kind::Turns => (self.shape.n_tiles(2 * turns::TILE, turns::TILE), 2, 1, 205),
         };
-        let memory = gemm_bytes(n_tokens, n_rows, n_cols) / MEMORY_BYTES_PER_NS;
-        LAUNCH_NS + extra + work.max(memory) + work.min(memory) / 10
-    }
-
-    /// Elements of the f32 workspace.
-    pub fn workspace_len(&self) -> usize {
-        match self.kind {
-            Kind::Tiles { .. } | Kind::Multicast { .. } | Kind::Split { .. } => 0,
-            Kind::Stream { n_slots, .. } => n_slots as usize * self.shape.n_tokens * self.shape.n_rows,
-        }
+        let rounds = u64::from(n_tiles.div_ceil(n_clusters(cluster, n_multiprocessors)));
+        let work = rounds * n_stages.div_ceil(u64::from(parts)) * stage_ns;
+        let exchange = if parts > 1 { EXCHANGE_NS + (rounds - 1) * ROUND_NS } else { 0 };
+        // With few tokens the next kernel's weights are already being read.
+        let memory_bytes_per_ns = if self.kind == Kind::Few { 3300 } else { 2900 };
+        let memory = gemm_bytes(n_tokens, n_rows, n_cols) / memory_bytes_per_ns;
+        LAUNCH_NS + exchange + work.max(memory) + work.min(memory) / 10
     }
 }
 
 /// Clusters that run at once, one block a multiprocessor. Multiprocessors are in groups of up to 18, which need not hold whole
 /// clusters of 4: 32 of those took two rounds on the 132 of an H100, so 4 are counted for every 18.
 fn n_clusters(blocks: u32, n_multiprocessors: u32) -> u32 {
-    let n = if blocks == 2 { n_multiprocessors / 2 } else { n_multiprocessors * 4 / 18 };
+    let n = if blocks < 4 { n_multiprocessors / blocks } else { n_multiprocessors * 4 / 18 };
     n.max(1)
-}
-
-/// Rows of a tile of the divided product.
-const STREAM_ROWS: u32 = 128;
-
-/// Pieces of a tile at most: those of a stretch that divides the tile, else one more.
-fn n_slots(stages_per_tile: usize, stages_per_block: usize) -> usize {
-    let pieces = stages_per_tile.div_ceil(stages_per_block);
-    if stages_per_tile.is_multiple_of(stages_per_block) { pieces } else { pieces + 1 }
-}
-
-/// What a division costs: the slower of memory and of one block's stages, and the traffic of the pieces. The rates are
-/// an H100's: they weigh one division against another, and need not be exact.
-fn stream_cost_ns(shape: Shape, n_stages: usize, stages_per_tile: usize, stages_per_block: usize) -> u64 {
-    const MEMORY_BYTES_PER_NS: usize = 3000;
-    const CACHE_BYTES_PER_NS: usize = 4000;
-    const STAGE_NS: usize = 370;
-    let w_bytes = n_stages * (STREAM_ROWS * STAGE_COLS) as usize * 2;
-    let reading = (w_bytes / MEMORY_BYTES_PER_NS).max(stages_per_block * STAGE_NS);
-    let piece_bytes = shape.n_tokens * shape.n_rows * size_of::<f32>();
-    let n_pieces = n_slots(stages_per_tile, stages_per_block);
-    (reading + 2 * n_pieces * piece_bytes / CACHE_BYTES_PER_NS) as u64
 }
 
 impl std::fmt::Display for Plan {
@@ -253,17 +196,18 @@ impl std::fmt::Display for Plan {
         write!(f, "{n_tokens} x {n_rows} x {n_cols}: {} blocks, ", self.n_blocks)?;
         match self.kind {
             Kind::Tiles { rows } => write!(f, "tiles of {TILE_TOKENS} x {rows}"),
-            Kind::Multicast { rows, blocks } => {
-                write!(f, "tiles of {TILE_TOKENS} x {rows}, {blocks} a cluster")
+            Kind::Multicast { rows } => write!(f, "tiles of {TILE_TOKENS} x {rows}, 2 a cluster"),
+            Kind::Split { tokens, blocks } => {
+                write!(f, "tiles of {tokens} x {}, each split among {blocks}", split::TILE_ROWS)
             }
-            Kind::Split { tokens, rows, blocks } => {
-                write!(f, "tiles of {tokens} x {rows}, each split among {blocks}")
-            }
-            Kind::Stream { tokens, stages_per_block, n_slots, .. } => write!(
+            Kind::Few => write!(
                 f,
-                "tiles of {tokens} x {}, {stages_per_block} stages of {STAGE_COLS} columns a block, up to {n_slots} pieces",
-                STREAM_ROWS
+                "tiles of {} x {}, each split among {}",
+                few::TILE_TOKENS,
+                few::TILE_ROWS,
+                few::BLOCKS
             ),
+            Kind::Turns => write!(f, "tiles of {0} x {0} in turns, 2 a cluster", turns::TILE),
         }
     }
 }
@@ -272,12 +216,12 @@ macro_rules! launch {
     (
         $name:ident, $ty:ty,
         tiles { $($tile_rows:literal: $tiles:ident,)* }
-        multicast { $($multicast:tt: $multicasts:ident,)* }
+        multicast { $($multicast:literal: $multicasts:ident,)* }
         split { $($split:tt: $splits:ident,)* }
-        $t64:ident, $t128:ident, $pieces:ident
+        $few:ident, $turns:ident
     ) => {
         impl Plan {
-            /// Launches the product; `workspace` has at least [`Plan::workspace_len`] elements.
+            /// Launches the product.
             ///
             /// # Errors
             /// Those of the device.
@@ -290,83 +234,33 @@ macro_rules! launch {
                 y: &mut DeviceSlice<$ty>,
                 w: &DeviceSlice<$ty>,
                 x: &DeviceSlice<$ty>,
-                workspace: &mut DeviceSlice<f32>,
             ) -> Result<(), D::Error> {
                 let Shape { n_tokens, n_rows, n_cols } = self.shape;
-                let (wm, xm) = (Matrix::new(w, n_rows, n_cols), Matrix::new(x, n_tokens, n_cols));
+                let (w, x) = (Matrix::new(w, n_rows, n_cols), Matrix::new(x, n_tokens, n_cols));
                 let (len, grid) = (n_tokens * n_rows, Grid::x(self.n_blocks));
-                let (n_tokens, n_rows, n_cols) = (n_tokens as u32, n_rows as u32, n_cols as u32);
                 assert!(y.len() >= len, "y has {} elements, not {len}", y.len());
+                let [n_tokens, n_rows, n_cols] = [n_tokens, n_rows, n_cols].map(|n| n as u32);
                 match self.kind {
                     Kind::Tiles { rows } => {
                         let y = MatrixMut::new(y, n_tokens as usize, n_rows as usize);
-                        let (w, x) = (wm, xm);
                         match rows {
                             $($tile_rows => device.launch($tiles { y, w, x, n_tokens, n_rows, n_cols }, grid),)*
                             _ => panic!("no product with tiles of {rows} rows"),
                         }
                     }
-                    Kind::Multicast { rows, blocks } => {
+                    Kind::Multicast { rows } => {
                         let y = MatrixMut::new(y, n_tokens as usize, n_rows as usize);
-                        let (w, x) = (wm, xm);
-                        match (blocks, rows) {
+                        match rows {
                             $($multicast => device.launch($multicasts { y, w, x, n_tokens, n_rows, n_cols }, grid),)*
-                            _ => panic!("no product with tiles of {rows} rows, {blocks} a cluster"),
+                            _ => panic!("no product with clusters of tiles of {rows} rows"),
                         }
                     }
-                    Kind::Split { tokens, rows, blocks } => {
-                        let (w, x) = (wm, xm);
-                        match (blocks, tokens, rows) {
-                            $($split => device.launch($splits { y, w, x, n_tokens, n_rows, n_cols }, grid),)*
-                            _ => panic!("no product with tiles of {tokens} x {rows} split among {blocks}"),
-                        }
-                    }
-                    Kind::Stream { tokens, stages_per_tile, stages_per_block, .. } => {
-                        let needed = self.workspace_len();
-                        assert!(
-                            workspace.len() >= needed,
-                            "a workspace of {}, not {needed}",
-                            workspace.len()
-                        );
-                        let (w, x, pieces) = (wm, xm, &mut *workspace);
-                        if tokens == 64 {
-                            let product = $t64 {
-                                pieces,
-                                w,
-                                x,
-                                n_tokens,
-                                n_rows,
-                                n_cols,
-                                stages_per_tile,
-                                stages_per_block,
-                            };
-                            device.launch(product, grid)?;
-                        } else {
-                            let product = $t128 {
-                                pieces,
-                                w,
-                                x,
-                                n_tokens,
-                                n_rows,
-                                n_cols,
-                                stages_per_tile,
-                                stages_per_block,
-                            };
-                            device.launch(product, grid)?;
-                        }
-                        let (tile_tokens, tile_rows, pieces) = (tokens, STREAM_ROWS, &*workspace);
-                        let sum = $pieces {
-                            y,
-                            pieces,
-                            n_tokens,
-                            n_rows,
-                            tile_tokens,
-                            tile_rows,
-                            stages_per_tile,
-                            stages_per_block,
-                        };
-                        device.launch(sum, Grid::cover(len, (PIECES_THREADS * PIECES_VECTOR) as usize))
-                    }
+                    Kind::Split { tokens, blocks } => match (blocks, tokens) {
+                        $($split => device.launch($splits { y, w, x, n_tokens, n_rows, n_cols }, grid),)*
+                        _ => panic!("no product with tiles of {tokens} tokens split among {blocks}"),
+                    },
+                    Kind::Few => device.launch($few { y, w, x, n_tokens, n_rows, n_cols }, grid),
+                    Kind::Turns => device.launch($turns { y, w, x, n_tokens, n_rows, n_cols }, grid),
                 }
             }
         }
@@ -383,22 +277,18 @@ launch! {
         64: gemm_wgmma_bf16_n64,
     }
     multicast {
-        (2, 256): gemm_multicast2_bf16_n256,
-        (2, 224): gemm_multicast2_bf16_n224,
-        (2, 192): gemm_multicast2_bf16_n192,
-        (2, 128): gemm_multicast2_bf16_n128,
-        (4, 192): gemm_multicast4_bf16_n192,
-        (4, 128): gemm_multicast4_bf16_n128,
+        256: gemm_multicast_bf16_n256,
+        224: gemm_multicast_bf16_n224,
+        192: gemm_multicast_bf16_n192,
+        128: gemm_multicast_bf16_n128,
     }
     split {
-        (2, 64, 128): gemm_split2_bf16_t64_n128,
-        (2, 64, 192): gemm_split2_bf16_t64_n192,
-        (2, 128, 128): gemm_split2_bf16_t128_n128,
-        (4, 64, 128): gemm_split4_bf16_t64_n128,
-        (4, 64, 192): gemm_split4_bf16_t64_n192,
-        (4, 128, 128): gemm_split4_bf16_t128_n128,
+        (2, 64): gemm_split2_bf16_t64,
+        (4, 64): gemm_split4_bf16_t64,
+        (2, 128): gemm_split2_bf16_t128,
+        (4, 128): gemm_split4_bf16_t128,
     }
-    gemm_stream_bf16_t64, gemm_stream_bf16_t128, gemm_pieces_bf16
+    gemm_few_bf16, gemm_turns_bf16
 }
 launch! {
     launch_f16, f16,
@@ -410,20 +300,16 @@ launch! {
         64: gemm_wgmma_f16_n64,
     }
     multicast {
-        (2, 256): gemm_multicast2_f16_n256,
-        (2, 224): gemm_multicast2_f16_n224,
-        (2, 192): gemm_multicast2_f16_n192,
-        (2, 128): gemm_multicast2_f16_n128,
-        (4, 192): gemm_multicast4_f16_n192,
-        (4, 128): gemm_multicast4_f16_n128,
+        256: gemm_multicast_f16_n256,
+        224: gemm_multicast_f16_n224,
+        192: gemm_multicast_f16_n192,
+        128: gemm_multicast_f16_n128,
     }
     split {
-        (2, 64, 128): gemm_split2_f16_t64_n128,
-        (2, 64, 192): gemm_split2_f16_t64_n192,
-        (2, 128, 128): gemm_split2_f16_t128_n128,
-        (4, 64, 128): gemm_split4_f16_t64_n128,
-        (4, 64, 192): gemm_split4_f16_t64_n192,
-        (4, 128, 128): gemm_split4_f16_t128_n128,
+        (2, 64): gemm_split2_f16_t64,
+        (4, 64): gemm_split4_f16_t64,
+        (2, 128): gemm_split2_f16_t128,
+        (4, 128): gemm_split4_f16_t128,
     }
-    gemm_stream_f16_t64, gemm_stream_f16_t128, gemm_pieces_f16
+    gemm_few_f16, gemm_turns_f16
 }

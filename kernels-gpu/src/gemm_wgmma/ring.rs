@@ -13,8 +13,6 @@ pub const STAGE_COLS: u32 = 64;
 /// Tokens of one product.
 pub const CONSUMER_TOKENS: u32 = 64;
 
-const N_CONSUMERS: u32 = 2;
-
 /// Bytes of shared memory that a ring takes.
 pub const fn ring_bytes(tokens: u32, rows: u32, stages: usize) -> usize {
     rows_bytes(stages * (tokens + rows) as usize) + 2 * mbarrier::bytes(stages)
@@ -48,11 +46,11 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGE
     /// Blocks that share the tiles of w.
     pub const SHARERS: u32 = ROWS / BOX;
 
-    /// Carves the ring's memory, and has one thread prepare its barriers. Ends with a barrier of the block, or of the
-    /// cluster.
+    /// Carves the ring's memory, and has one thread prepare its barriers, for so many consumers that read each stage. Ends
+    /// with a barrier of the block, or of the cluster.
     #[inline(always)]
     #[track_caller]
-    pub fn new(shared: &mut Shared) -> Self {
+    pub fn new(shared: &mut Shared, n_readers: u32) -> Self {
         let ring = Ring {
             x: shared.rows(STAGES * TOKENS as usize),
             w: shared.rows(STAGES * ROWS as usize),
@@ -63,7 +61,7 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGE
             for stage in 0..STAGES {
                 ring.full.init(stage, 1);
                 // One arrival a warp of the consumers.
-                ring.empty.init(stage, Self::SHARERS * N_CONSUMERS * wgmma::SIZE / warp::SIZE);
+                ring.empty.init(stage, Self::SHARERS * n_readers * wgmma::SIZE / warp::SIZE);
             }
             mbarrier::fence_init();
         }
@@ -140,7 +138,7 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGE
                 self.load_w(w, stretch, i, place.stage);
             }
             let col = (stretch.first_stage + i) * STAGE_COLS;
-            x.load(self.x.at_row(place.stage * TOKENS as usize), self.full, place.stage, stretch.token, col);
+            x.load(self.x_rows(place.stage, 0), self.full, place.stage, stretch.token, col);
             place = place.next::<STAGES>();
             i += 1;
         }
@@ -158,8 +156,8 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGE
         }
     }
 
-    /// A consumer multiplies `n_stages` stages, at least one, from `place` on: 64 tokens from `token` of the tile on, by `2 LEN` rows from
-    /// `row` of the tile on. Gives the place after them; the results are complete.
+    /// A consumer multiplies `n_stages` stages, at least one, from `place` on: 64 tokens from `token` of the tile on, by `2 LEN`
+    /// rows from `row` of the tile on. Gives the place after them; the results are complete.
     #[inline(always)]
     #[track_caller]
     pub fn multiply<const LEN: usize>(
@@ -169,19 +167,65 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGE
         n_stages: u32,
         place: Place,
     ) -> Place {
+        self.products::<LEN, 1>(results, n_stages, place, |stage| {
+            (self.x_rows(stage, token), self.w_rows(stage, row))
+        })
+    }
+
+    /// As [`Ring::multiply`] of whole tiles, only of every other stage.
+    #[inline(always)]
+    #[track_caller]
+    pub fn multiply_every_other<const LEN: usize>(
+        &self,
+        results: &mut Accumulators<LEN>,
+        n_stages: u32,
+        place: Place,
+    ) -> Place {
+        self.products::<LEN, 2>(results, n_stages, place, |stage| {
+            (self.x_rows(stage, 0), self.w_rows(stage, 0))
+        })
+    }
+
+    /// As [`Ring::multiply`] the other way round, of the first stages: 64 rows from `row` of the tile on, by `2 LEN` tokens.
+    #[inline(always)]
+    #[track_caller]
+    pub fn multiply_rows<const LEN: usize>(&self, results: &mut Accumulators<LEN>, row: u32, n_stages: u32) {
+        let operands = |stage| (self.w_rows(stage, row), self.x_rows(stage, 0));
+        self.products::<LEN, 1>(results, n_stages, Place::START, operands);
+    }
+
+    #[inline(always)]
+    fn x_rows(&self, stage: usize, token: u32) -> Rows<T> {
+        self.x.at_row(stage * TOKENS as usize + token as usize)
+    }
+
+    #[inline(always)]
+    fn w_rows(&self, stage: usize, row: u32) -> Rows<T> {
+        self.w.at_row(stage * ROWS as usize + row as usize)
+    }
+
+    /// Products of the first of each `EVERY` stages from `place` on, `n_stages` of them, at least one.
+    #[inline(always)]
+    #[track_caller]
+    fn products<const LEN: usize, const EVERY: usize>(
+        &self,
+        results: &mut Accumulators<LEN>,
+        n_stages: u32,
+        place: Place,
+        operands: impl Fn(usize) -> (Rows<T>, Rows<T>),
+    ) -> Place {
         let (mut place, mut before) = (place, place);
         let mut i = 0;
         // A loop that may end before the first product would leave zeros in the registers of the results, beside which
         // the PTX compiler waits for every product.
         loop {
             self.full.wait(place.stage, place.parity);
-            let x = self.x.at_row(place.stage * TOKENS as usize + token as usize);
-            let w = self.w.at_row(place.stage * ROWS as usize + row as usize);
+            let (a, b) = operands(place.stage);
             results.fence();
-            results.mma(x, w, 0, i > 0);
-            results.mma(x, w, wgmma::K, true);
-            results.mma(x, w, 2 * wgmma::K, true);
-            results.mma(x, w, 3 * wgmma::K, true);
+            results.mma(a, b, 0, i > 0);
+            results.mma(a, b, wgmma::K, true);
+            results.mma(a, b, 2 * wgmma::K, true);
+            results.mma(a, b, 3 * wgmma::K, true);
             results.commit();
             // The stage before is free when its products are done; those of this one go on.
             results.wait_but::<1>();
@@ -189,7 +233,9 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGE
                 self.free(before.stage);
             }
             before = place;
-            place = place.next::<STAGES>();
+            for _ in 0..EVERY {
+                place = place.next::<STAGES>();
+            }
             i += 1;
             if i >= n_stages {
                 break;

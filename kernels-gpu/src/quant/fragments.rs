@@ -200,8 +200,14 @@ pub trait FloatFragments: Fragments {
 pub trait QuantFragments: Fragments {
     /// Elements of a sub-block: 16 or 32.
     const SUB: usize;
-    /// Whether [`Self::offset`] can be anything but zero.
+    /// Whether [`Self::offset`] can be anything but zero. If so, no quant is negative.
     const HAS_OFFSET: bool;
+    /// The middle of the quants, where scales and offsets are no halves: value = scale · (q − middle) + the value of the
+    /// middle, and that is small where weights lie around zero.
+    const MIDDLE: i32 = 0;
+
+    /// Whether the bytes of [`Self::half_words`] are the upper ones of halves, whose lower ones are zeros.
+    const UPPER_BYTES: bool = false;
 
     /// What a lane holds of the scales of rows g and g + 8 for sub-blocks c, c + 4, c + 8 … of a tile.
     type Scales: Copy;
@@ -214,6 +220,13 @@ pub trait QuantFragments: Fragments {
 
     /// What is added to the product.
     fn offset(scales: &Self::Scales, t: usize, half: usize) -> f32;
+
+    /// [`Fragments::words`] for products of halves: signed bytes, or upper bytes of halves of the same values. `zero` is one
+    /// that the compiler does not know: what it is added to stays in a register.
+    #[inline(always)]
+    fn half_words(quants: &Self::Quants, step: usize, _zero: u32) -> [u32; 4] {
+        Self::words(quants, step)
+    }
 }
 
 /// Byte of a matrix of `n_cols` columns at which a tile begins.

@@ -39,7 +39,7 @@ impl Operand for f16 {
     }
 }
 
-/// A warpgroup's results, 64 rows by `2 LEN` columns, of which each thread holds `LEN` (32, 48, 64, 96, 112 or 128): number `i` of
+/// A warpgroup's results, 64 rows by `2 LEN` columns, of which each thread holds `LEN` (8, 32, 48, 64, 96, 112 or 128): number `i` of
 /// thread `t` is at row `16 (t / 32) + (t % 32) / 4 + 8 (i / 2 % 2)`, column `8 (i / 4) + 2 (t % 4) + i % 2`.
 pub struct Accumulators<const LEN: usize>(target::Accumulators<LEN>);
 

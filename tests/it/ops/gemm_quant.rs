@@ -5,7 +5,9 @@ use kernels_gpu::gemm_quant::plan::{GemmQuant, Plan, Shape, TILE_TOKENS};
 use kernels_gpu::launch::{Device, Purpose};
 use kernels_gpu::narrow::place;
 use kernels_gpu::quant::layout::GpuLayout;
-use kernels_gpu::quant::{Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, QuantBlock, decode_blocks};
+use kernels_gpu::quant::{
+    IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, QuantBlock, decode_blocks,
+};
 use kernels_gpu::simt::emulator::{Access, Emulator, View};
 use kernels_gpu::simt::f16;
 use testkit::compare::{F16_ROUNDING, F16_SUBNORMAL_ROUNDING, assert_within, dot_bound, linear_magnitudes};
@@ -53,18 +55,29 @@ fn check<Q: GemmQuant + GpuLayout + RandomBlock, D: Device>(device: &D, plan: Pl
     let mut expected = vec![0.0; n_tokens * n_rows];
     reference::linear(&mut expected, &w, &x.values, n_cols);
 
-    // A weight is scale · q + offset. Both are rounded to f16, and so is the result, all of them times the factor.
-    let mut offsets = vec![0.0f32; w.len()];
-    if Q::HAS_OFFSET {
-        let lowest: Vec<Q> = blocks.iter().map(|block| block.with_quants(0)).collect();
-        decode_blocks(&lowest, &mut offsets);
+    // A weight is scale · (q − middle) + the value of the middle, all of them times the factor. The result is rounded to f16. In
+    // blocks of 256 so are scales and middles before; those of the other formats are halves, and their middle is zero.
+    let mut middles = vec![0.0f64; w.len()];
+    if Q::HAS_OFFSET && Q::MIDDLE > 0 {
+        let decoded = |byte: u8| {
+            let mut values = vec![0.0f32; w.len()];
+            decode_blocks(
+                &blocks.iter().map(|block| block.with_quants(byte)).collect::<Vec<Q>>(),
+                &mut values,
+            );
+            widen(&values)
+        };
+        let part = f64::from(Q::MIDDLE) / f64::from(2 * Q::MIDDLE - 1);
+        let of_extremes = |(lowest, highest): (f64, f64)| lowest + (highest - lowest) * part;
+        middles = decoded(0).into_iter().zip(decoded(0xff)).map(of_extremes).collect();
     }
     let subnormal = (128.0 + 2.0) * F16_SUBNORMAL_ROUNDING / f64::from(WEIGHT_FACTOR);
-    let rounding = |(&w, &offset): (&f64, &f32)| {
-        let offset = f64::from(offset);
-        (2.0 + 2.0 * F16_ROUNDING) * F16_ROUNDING * ((w - offset).abs() + offset.abs()) + subnormal
+    let rounding = |(&w, &middle): (&f64, &f64)| {
+        let before =
+            if Q::ELEMENTS == 256 { F16_ROUNDING * ((w - middle).abs() + middle.abs()) } else { 0.0 };
+        before + F16_ROUNDING * (w.abs() + before) + subnormal
     };
-    let errors: Vec<f64> = w.iter().zip(&offsets).map(rounding).collect();
+    let errors: Vec<f64> = w.iter().zip(&middles).map(rounding).collect();
     let weights_off = linear_magnitudes(&errors, &x.values, n_cols);
     let sums = linear_magnitudes(&w, &x.values, n_cols);
     // The tensor cores may cut off what they add, instead of rounding it: twice the error of each addition. Parts are added
@@ -96,6 +109,9 @@ fn every_format() {
         Q4_K, 256;
         Q5_K, 256;
         Q6_K, 256;
+        IQ4_NL, 160;
+        IQ4_XS, 256;
+        MXFP4, 160;
     }
 }
 
@@ -159,8 +175,8 @@ fn too_large_a_weight_is_seen() {
 /// of no more work. Staging results takes no wavefront more than needed.
 #[test]
 fn weights_come_once_a_tile() {
-    for (shape, tokens, n_items) in [(shape(64, 128, 512), 64, 1), (shape(65, 256, 256), 64, 4)] {
-        let plan = Plan::with(shape, tokens, 1, 3);
+    for (shape, tokens, n_items) in [(shape(64, 256, 512), 64, 2), (shape(65, 512, 256), 64, 8)] {
+        let plan = Plan::with(shape, tokens, 1, 4);
         let device = Emulator::checked().counting();
         let mut rng = Rng::new(5);
         let (blocks, _) = weights::<Q4_K>(&mut rng, shape.n_rows * shape.n_cols / Q4_K::ELEMENTS);

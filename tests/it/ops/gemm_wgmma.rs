@@ -1,6 +1,6 @@
 //! Products on Hopper's tensor cores against the reference, by every plan.
 
-use kernels_gpu::gemm_wgmma::plan::{Kind, Plan, Shape};
+use kernels_gpu::gemm_wgmma::plan::{Plan, Shape};
 use kernels_gpu::launch::{Device, DeviceSlice, Purpose};
 use kernels_gpu::simt::emulator::Emulator;
 use kernels_gpu::simt::{Element, bf16, f16};
@@ -21,7 +21,6 @@ trait Half: Element {
         y: &mut DeviceSlice<Self>,
         w: &DeviceSlice<Self>,
         x: &DeviceSlice<Self>,
-        workspace: &mut DeviceSlice<f32>,
     ) -> Result<(), D::Error>;
 }
 
@@ -48,9 +47,8 @@ macro_rules! half {
                 y: &mut DeviceSlice<Self>,
                 w: &DeviceSlice<Self>,
                 x: &DeviceSlice<Self>,
-                workspace: &mut DeviceSlice<f32>,
             ) -> Result<(), D::Error> {
-                plan.$launch(device, y, w, x, workspace)
+                plan.$launch(device, y, w, x)
             }
         }
     };
@@ -70,8 +68,7 @@ fn check<T: Half, D: Device>(device: &D, plan: Plan) {
     let device_w = device.upload(&w, Purpose::Weights).unwrap();
     let device_x = device.upload(&x, Purpose::Activations).unwrap();
     let mut y = device.alloc::<T>(n_tokens * n_rows, Purpose::Activations).unwrap();
-    let mut workspace = device.alloc(plan.workspace_len().max(1), Purpose::Other).unwrap();
-    T::launch(&plan, device, &mut y, &device_w, &device_x, &mut workspace).unwrap();
+    T::launch(&plan, device, &mut y, &device_w, &device_x).unwrap();
 
     let wide = |values: &[T]| values.iter().map(|value| f64::from(value.wide())).collect::<Vec<_>>();
     let (w, x) = (wide(&w), wide(&x));
@@ -113,43 +110,56 @@ fn blocks_take_several_tiles() {
 /// Blocks that load for each other: partial tiles in all dimensions; a second block that has but two tokens, or none.
 #[test]
 fn clusters_of_partial_tiles() {
-    for (rows, blocks) in [(128, 2), (192, 2), (224, 2), (256, 2), (128, 4), (192, 4)] {
+    for rows in [128, 192, 224, 256] {
         let shape = shape(130, rows as usize + 40, 136);
-        on_hopper!(|device| check::<bf16, _>(device, Plan::multicast(shape, rows, blocks, 2)));
+        on_hopper!(|device| check::<bf16, _>(device, Plan::multicast(shape, rows, 2)));
     }
-    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(100, 24, 72), 128, 2, 132)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(100, 24, 72), 128, 132)));
 }
 
 /// One cluster, or two, take several tiles each, in more stages than a ring has.
 #[test]
 fn clusters_take_several_tiles() {
-    on_hopper!(|device| check::<bf16, _>(device, Plan::multicast(shape(200, 3 * 128, 384), 128, 2, 2)));
-    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(300, 256, 320), 192, 2, 4)));
-    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(8, 448, 64), 224, 2, 2)));
-    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(8, 512, 64), 256, 2, 2)));
-    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(600, 200, 6 * 64), 128, 4, 4)));
-    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(400, 384, 128), 192, 4, 4)));
+    on_hopper!(|device| check::<bf16, _>(device, Plan::multicast(shape(200, 3 * 128, 7 * 64), 128, 2)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(300, 256, 320), 192, 4)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(8, 448, 64), 224, 2)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(8, 512, 64), 256, 2)));
 }
 
 /// Columns divided among the blocks of a cluster: partial tiles in all dimensions, stages that do not divide evenly.
 #[test]
 fn split_columns() {
-    for blocks in [2, 4] {
-        for (tokens, rows) in [(64, 128), (64, 192), (128, 128)] {
-            let shape = shape(tokens as usize + 3, rows as usize + 8, 5 * 64 + 8);
-            on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape, tokens, rows, blocks)));
-            on_hopper!(|device| check::<f16, _>(device, Plan::split(shape, tokens, rows, blocks)));
-        }
+    for (tokens, blocks) in [(64, 2), (64, 4), (128, 2), (128, 4)] {
+        let shape = shape(tokens as usize + 3, 136, 5 * 64 + 8);
+        on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape, tokens, blocks)));
+        on_hopper!(|device| check::<f16, _>(device, Plan::split(shape, tokens, blocks)));
     }
 }
 
 /// More stages a block than its ring has; one stage a block; few tokens, so that whole warps have none.
 #[test]
 fn long_and_short_splits() {
-    on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape(5, 128, 18 * 64), 64, 128, 2)));
-    on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape(20, 192, 12 * 64), 64, 192, 2)));
-    on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape(70, 16, 13 * 64), 128, 128, 2)));
-    on_hopper!(|device| check::<f16, _>(device, Plan::split(shape(1, 8, 4 * 64), 64, 128, 4)));
+    on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape(5, 128, 18 * 64), 64, 2)));
+    on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape(70, 16, 13 * 64), 128, 2)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::split(shape(1, 8, 4 * 64), 64, 4)));
+}
+
+/// Tokens as columns of the results: partial tiles in all dimensions, two tiles of tokens, more stages than a ring has, one
+/// stage a block, one row.
+#[test]
+fn few_tokens() {
+    on_hopper!(|device| check::<bf16, _>(device, Plan::few(shape(19, 136, 5 * 64 + 8))));
+    on_hopper!(|device| check::<f16, _>(device, Plan::few(shape(16, 200, 27 * 64))));
+    on_hopper!(|device| check::<f16, _>(device, Plan::few(shape(3, 8, 2 * 64))));
+}
+
+/// Consumers that take stages in turns: partial tiles in all dimensions, an odd number of stages, more stages than a ring
+/// has, several tiles a block, one stage, and a second block of a cluster without tokens.
+#[test]
+fn stages_in_turns() {
+    on_hopper!(|device| check::<bf16, _>(device, Plan::turns(shape(67, 72, 5 * 64 + 8), 132)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::turns(shape(130, 200, 27 * 64), 2)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::turns(shape(9, 8, 8), 132)));
 }
 
 #[test]
@@ -158,24 +168,14 @@ fn one_token_one_stage() {
     on_hopper!(|device| check::<f16, _>(device, Plan::new(shape(1, 8, 8), 132)));
 }
 
-/// Divided columns: blocks that share a tile, and blocks that end one tile and begin the next.
-#[test]
-fn divided_columns() {
-    for (tokens, n_multiprocessors) in [(5, 4), (64, 3), (65, 5), (100, 3)] {
-        let plan = Plan::stream(shape(tokens, 264, 4 * 64 + 8), n_multiprocessors);
-        assert!(matches!(plan.kind, Kind::Stream { .. }), "{plan}");
-        on_hopper!(|device| check::<bf16, _>(device, plan));
-    }
-    let plan = Plan::stream(shape(17, 136, 15 * 64), 3);
-    on_hopper!(|device| check::<f16, _>(device, plan));
-    let plan = Plan::stream(shape(70, 136, 10 * 64), 3);
-    on_hopper!(|device| check::<f16, _>(device, plan));
-}
-
 /// The same bits whatever the order of blocks, warps and lanes.
 #[test]
 fn any_order_gives_the_same_bits() {
-    for plan in [Plan::stream(shape(9, 136, 5 * 64), 5), Plan::split(shape(9, 136, 5 * 64), 64, 128, 4)] {
+    for plan in [
+        Plan::few(shape(9, 136, 5 * 64)),
+        Plan::split(shape(9, 136, 5 * 64), 64, 4),
+        Plan::turns(shape(9, 136, 5 * 64), 2),
+    ] {
         let results = [0, 1, 2].map(|seed| {
             let device = Emulator::checked().with_seed(seed);
             let mut rng = Rng::new(3);
@@ -183,8 +183,7 @@ fn any_order_gives_the_same_bits() {
             let w = device.upload(&matrix(136 * 320), Purpose::Weights).unwrap();
             let x = device.upload(&matrix(9 * 320), Purpose::Activations).unwrap();
             let mut y = device.alloc(9 * 136, Purpose::Activations).unwrap();
-            let mut workspace = device.alloc(plan.workspace_len().max(1), Purpose::Other).unwrap();
-            plan.launch_f16(&device, &mut y, &w, &x, &mut workspace).unwrap();
+            plan.launch_f16(&device, &mut y, &w, &x).unwrap();
             device.download(&y).unwrap()
         });
         assert!(results[0] == results[1] && results[1] == results[2], "{plan}");
@@ -200,16 +199,22 @@ fn plans() {
         matrices.map(plan).join("\n")
     };
     insta::assert_snapshot!(of_tokens(16), @r"
-    16 x 6144 x 4096: 96 blocks, tiles of 64 x 128, each split among 2
-    16 x 4096 x 4096: 88 blocks, tiles of 64 x 192, each split among 4
-    16 x 28672 x 4096: 128 blocks, tiles of 128 x 224
-    16 x 4096 x 14336: 88 blocks, tiles of 64 x 192, each split among 4
+    16 x 6144 x 4096: 96 blocks, tiles of 16 x 128, each split among 2
+    16 x 4096 x 4096: 64 blocks, tiles of 16 x 128, each split among 2
+    16 x 28672 x 4096: 448 blocks, tiles of 16 x 128, each split among 2
+    16 x 4096 x 14336: 64 blocks, tiles of 16 x 128, each split among 2
+    ");
+    insta::assert_snapshot!(of_tokens(64), @r"
+    64 x 6144 x 4096: 96 blocks, tiles of 64 x 128, each split among 2
+    64 x 4096 x 4096: 64 blocks, tiles of 64 x 128, each split among 2
+    64 x 28672 x 4096: 128 blocks, tiles of 128 x 224
+    64 x 4096 x 14336: 64 blocks, tiles of 64 x 128, each split among 2
     ");
     insta::assert_snapshot!(of_tokens(128), @r"
     128 x 6144 x 4096: 96 blocks, tiles of 128 x 64
-    128 x 4096 x 4096: 128 blocks, tiles of 64 x 128, each split among 2
+    128 x 4096 x 4096: 128 blocks, tiles of 64 x 64 in turns, 2 a cluster
     128 x 28672 x 4096: 128 blocks, tiles of 128 x 224
-    128 x 4096 x 14336: 128 blocks, tiles of 64 x 128, each split among 2
+    128 x 4096 x 14336: 128 blocks, tiles of 64 x 64 in turns, 2 a cluster
     ");
     insta::assert_snapshot!(of_tokens(512), @r"
     512 x 6144 x 4096: 128 blocks, tiles of 128 x 192, 2 a cluster
@@ -223,23 +228,4 @@ fn plans() {
     8192 x 28672 x 4096: 132 blocks, tiles of 128 x 256, 2 a cluster
     8192 x 4096 x 14336: 132 blocks, tiles of 128 x 256, 2 a cluster
     ");
-    let long = Plan::stream(shape(16, 4096, 14336), 132).to_string();
-    insta::assert_snapshot!(long, @"16 x 4096 x 14336: 96 blocks, tiles of 64 x 128, 75 stages of 64 columns a block, up to 3 pieces");
-    for (n_rows, n_cols) in [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (8, 8), (136, 8192)] {
-        for n_tokens in [1, 16, 64, 65, 128] {
-            let plan = Plan::stream(shape(n_tokens, n_rows, n_cols), 132);
-            let Kind::Stream { tokens, stages_per_tile, stages_per_block, n_slots } = plan.kind else {
-                unreachable!("{plan}")
-            };
-            let n_tiles = n_tokens.div_ceil(tokens as usize) * n_rows.div_ceil(128);
-            let n_stages = n_tiles as u32 * stages_per_tile;
-            assert_eq!(plan.n_blocks, n_stages.div_ceil(stages_per_block), "{plan}");
-            let pieces = |tile: u32| {
-                let (first, last) = (tile * stages_per_tile, (tile + 1) * stages_per_tile - 1);
-                last / stages_per_block - first / stages_per_block + 1
-            };
-            let most = (0..n_tiles as u32).map(pieces).max().unwrap_or(0);
-            assert!(most <= n_slots, "{plan}: {most} pieces");
-        }
-    }
 }

@@ -55,7 +55,8 @@ impl<D: Accelerator> Gpu<D> {
         assert!(inputs.n_tokens == 1, "a choice after {} tokens", inputs.n_tokens);
         let bests = match bests {
             Some(bests) if bests.len() == 2 * n_blocks => bests,
-            none => none.insert(device.zeros(2 * n_blocks, Purpose::Other).map_err(device_error)?),
+            // Not filled, which has no place among recorded launches: each block writes its own.
+            none => none.insert(device.alloc(2 * n_blocks, Purpose::Other).map_err(device_error)?),
         };
         inputs.chooses = true;
         let slices = argmax_slices_f32 { bests, logits: logits.slice(0..n_vocab), n_vocab: u32_of(n_vocab) };

@@ -243,7 +243,7 @@ impl Format {
     /// Whether [`Self::gemm_quant`] works.
     pub fn has_gemm_quant(self) -> bool {
         use GgmlType::*;
-        matches!(self.0, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q4_K | Q5_K | Q6_K)
+        !matches!(self.0, F32 | F16 | BF16 | Q2_K | Q3_K)
     }
 
     /// The product of a plan, on Hopper; x and its scales from `narrow_f16`.
@@ -265,6 +265,9 @@ impl Format {
             GgmlType::Q4_K => plan.launch::<quant::Q4_K, D>(device, y, w, x, parts),
             GgmlType::Q5_K => plan.launch::<quant::Q5_K, D>(device, y, w, x, parts),
             GgmlType::Q6_K => plan.launch::<quant::Q6_K, D>(device, y, w, x, parts),
+            GgmlType::IQ4_NL => plan.launch::<quant::IQ4_NL, D>(device, y, w, x, parts),
+            GgmlType::IQ4_XS => plan.launch::<quant::IQ4_XS, D>(device, y, w, x, parts),
+            GgmlType::MXFP4 => plan.launch::<quant::MXFP4, D>(device, y, w, x, parts),
             other => panic!("no kernel of Hopper for {}", other.name()),
         }
     }

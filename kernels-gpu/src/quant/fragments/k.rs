@@ -172,6 +172,7 @@ macro_rules! format_45 {
         impl QuantFragments for $format {
             const SUB: usize = 32;
             const HAS_OFFSET: bool = true;
+            const MIDDLE: i32 = 1 << ($bits - 1);
 
             type Scales = Scales45;
 

@@ -12,23 +12,39 @@
 //! block b. Of IQ4_XS: `[g][half]` two words as in the file.
 
 use super::{
-    Fragments, GROUP_BYTES, QuantFragments, TileBytes, half_float, pick, quant_values, quants_byte,
+    Fragments, GROUP_BYTES, QuantFragments, TileBytes, half_float, pick, pick2, quant_values, quants_byte,
     row_words, split_row,
 };
 use crate::quant::{E2M1_LEVELS, IQ4_LEVELS, IQ4_NL, IQ4_XS, MXFP4, half_e8m0};
 use crate::simt::prelude::*;
 
-/// Four bytes of the tables: the levels of quants 4 i to 4 i + 3 of our layout; in the first table, negative ones inverted.
-const fn level_word(levels: &[i8; 16], i: usize) -> u32 {
-    let mut word = 0;
-    let mut j = 0;
-    while j < 4 {
-        let level = levels[swapped(4 * i as u32 + j) as usize];
-        let byte = if i < 2 && level < 0 { !level } else { level } as u8;
-        word |= (byte as u32) << (8 * j);
-        j += 1;
+/// The tables of levels: word i has those of quants 4 i to 4 i + 3 of our layout; in the first table, negative ones are inverted.
+const fn tables(levels: &[i8; 16]) -> [u32; 4] {
+    let mut words = [0; 4];
+    let mut i = 0;
+    while i < 16 {
+        let level = levels[swapped(i) as usize];
+        let byte = if i < 8 && level < 0 { !level } else { level } as u8;
+        words[i as usize / 4] |= (byte as u32) << (8 * (i % 4));
+        i += 1;
     }
-    word
+    words
+}
+
+/// The upper bytes of the halves of levels whose lower bytes are zeros: of at most three digits.
+const fn upper_bytes(levels: &[i8; 16]) -> [i8; 16] {
+    let mut bytes = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        let magnitude = levels[i].unsigned_abs();
+        if magnitude > 0 {
+            let exponent = magnitude.ilog2();
+            let half = ((exponent + 15) << 2) as u8 | ((magnitude as u32) << 2 >> exponent) as u8 & 3;
+            bytes[i] = (half | if levels[i] < 0 { 0x80 } else { 0 }) as i8;
+        }
+        i += 1;
+    }
+    bytes
 }
 
 /// Bits 2 and 3 of each nibble exchanged.
@@ -63,6 +79,14 @@ fn look_up(levels: [u32; 4], word: u32) -> [u32; 2] {
     [four(0), four(16)]
 }
 
+/// Those of a step.
+#[inline(always)]
+fn look_up_step(levels: [u32; 4], quants: &[[u32; 4]; 2], step: usize) -> [u32; 4] {
+    let [near, far] = look_up(levels, pick(quants[0], step));
+    let [near_8, far_8] = look_up(levels, pick(quants[1], step));
+    [near, near_8, far, far_8]
+}
+
 macro_rules! table_format {
     ($format:ty, $levels:expr, cols: $cols:literal, words: $words:literal, halves: $halves:literal, |$block:ident| $quants_byte:expr,
      |$row:ident, $i:ident, $word_file:ident| $pack_word:expr, |$half_row:ident, $half_i:ident, $half_file:ident| $pack_half:expr) => {
@@ -88,15 +112,7 @@ macro_rules! table_format {
 
             #[inline(always)]
             fn words(quants: &[[u32; 4]; 2], step: usize) -> [u32; 4] {
-                const LEVELS: [u32; 4] = [
-                    level_word(&$levels, 0),
-                    level_word(&$levels, 1),
-                    level_word(&$levels, 2),
-                    level_word(&$levels, 3),
-                ];
-                let [near, far] = look_up(LEVELS, pick(quants[0], step));
-                let [near_8, far_8] = look_up(LEVELS, pick(quants[1], step));
-                [near, near_8, far, far_8]
+                look_up_step(const { tables(&$levels) }, quants, step)
             }
 
             #[inline(always)]
@@ -169,29 +185,39 @@ impl QuantFragments for IQ4_NL {
     fn offset(_: &u32, _: usize, _: usize) -> f32 {
         0.0
     }
+
+    #[inline(always)]
+    fn half_words(quants: &[[u32; 4]; 2], step: usize, zero: u32) -> [u32; 4] {
+        look_up_step(const { tables(&IQ4_LEVELS) }.map(|word| word | zero), quants, step)
+    }
 }
 
 impl QuantFragments for MXFP4 {
     const SUB: usize = 32;
     const HAS_OFFSET: bool = false;
+    const UPPER_BYTES: bool = true;
 
     /// The exponents of both rows.
-    type Scales = [u8; 2];
+    type Scales = [u32; 2];
 
     #[inline(always)]
-    fn scales<T: TileBytes>(tile: T, g: usize, c: usize) -> [u8; 2] {
-        let [near, far] = tile.words2(GROUP_BYTES / 4 + 2 * g);
-        [(near >> (8 * c)) as u8, (far >> (8 * c)) as u8]
+    fn scales<T: TileBytes>(tile: T, g: usize, c: usize) -> [u32; 2] {
+        tile.words2(GROUP_BYTES / 4 + 2 * g).map(|exponents| exponents >> (8 * c) & 0xff)
     }
 
     #[inline(always)]
-    fn scale(scales: &[u8; 2], _: usize, half: usize) -> f32 {
-        half_e8m0(if half == 0 { scales[0] } else { scales[1] })
+    fn scale(scales: &[u32; 2], _: usize, half: usize) -> f32 {
+        half_e8m0(pick2(*scales, half) as u8)
     }
 
     #[inline(always)]
-    fn offset(_: &[u8; 2], _: usize, _: usize) -> f32 {
+    fn offset(_: &[u32; 2], _: usize, _: usize) -> f32 {
         0.0
+    }
+
+    #[inline(always)]
+    fn half_words(quants: &[[u32; 4]; 2], step: usize, zero: u32) -> [u32; 4] {
+        look_up_step(const { tables(&upper_bytes(&E2M1_LEVELS)) }.map(|word| word | zero), quants, step)
     }
 }
 
@@ -228,5 +254,10 @@ impl QuantFragments for IQ4_XS {
     #[inline(always)]
     fn offset(_: &ScalesXs, _: usize, _: usize) -> f32 {
         0.0
+    }
+
+    #[inline(always)]
+    fn half_words(quants: &[[u32; 4]; 2], step: usize, zero: u32) -> [u32; 4] {
+        look_up_step(const { tables(&IQ4_LEVELS) }.map(|word| word | zero), quants, step)
     }
 }

@@ -44,8 +44,8 @@ impl<const LEN: usize> Accumulators<LEN> {
     pub fn zero() -> Self {
         const {
             assert!(
-                matches!(LEN, 32 | 48 | 64 | 96 | 112 | 128),
-                "a product has 64, 96, 128, 192, 224 or 256 columns"
+                matches!(LEN, 8 | 32 | 48 | 64 | 96 | 112 | 128),
+                "a product has 16, 64, 96, 128, 192, 224 or 256 columns"
             )
         };
         Self {

@@ -178,6 +178,12 @@ macro_rules! wgmma {
 
 #[rustfmt::skip]
 wgmma!(
+    wgmma_n16, registers_n16, rows_n16, fence_n16, wait_n16, 8, "m64n16k16",
+    d0 = 0, d1 = 1, d2 = 2, d3 = 3, d4 = 4, d5 = 5, d6 = 6, d7 = 7
+);
+
+#[rustfmt::skip]
+wgmma!(
     wgmma_n64, registers_n64, rows_n64, fence_n64, wait_n64, 32, "m64n64k16",
     d0 = 0, d1 = 1, d2 = 2, d3 = 3, d4 = 4, d5 = 5, d6 = 6, d7 = 7, d8 = 8, d9 = 9, d10 = 10, d11 = 11,
     d12 = 12, d13 = 13, d14 = 14, d15 = 15, d16 = 16, d17 = 17, d18 = 18, d19 = 19, d20 = 20, d21 = 21,
@@ -275,6 +281,7 @@ impl<const LEN: usize> Accumulators<LEN> {
         // SAFETY: the array has this length.
         unsafe {
             match LEN {
+                8 => fence_n16(&mut *(&raw mut self.0).cast()),
                 32 => fence_n64(&mut *(&raw mut self.0).cast()),
                 48 => fence_n96(&mut *(&raw mut self.0).cast()),
                 64 => fence_n128(&mut *(&raw mut self.0).cast()),
@@ -292,6 +299,7 @@ impl<const LEN: usize> Accumulators<LEN> {
         // which the emulator checks.
         unsafe {
             match LEN {
+                8 => wgmma_n16::<T>(&mut *(&raw mut self.0).cast(), a, b, add),
                 32 => wgmma_n64::<T>(&mut *(&raw mut self.0).cast(), a, b, add),
                 48 => wgmma_n96::<T>(&mut *(&raw mut self.0).cast(), a, b, add),
                 64 => wgmma_n128::<T>(&mut *(&raw mut self.0).cast(), a, b, add),
@@ -308,6 +316,7 @@ impl<const LEN: usize> Accumulators<LEN> {
         // SAFETY: as in `mma`.
         unsafe {
             match LEN {
+                8 => registers_n16::<T>(&mut *(&raw mut self.0).cast(), a, b),
                 32 => registers_n64::<T>(&mut *(&raw mut self.0).cast(), a, b),
                 48 => registers_n96::<T>(&mut *(&raw mut self.0).cast(), a, b),
                 64 => registers_n128::<T>(&mut *(&raw mut self.0).cast(), a, b),
@@ -324,6 +333,7 @@ impl<const LEN: usize> Accumulators<LEN> {
         // SAFETY: as in `mma`.
         unsafe {
             match LEN {
+                8 => rows_n16::<T>(&mut *(&raw mut self.0).cast(), a, b, add),
                 32 => rows_n64::<T>(&mut *(&raw mut self.0).cast(), a, b, add),
                 48 => rows_n96::<T>(&mut *(&raw mut self.0).cast(), a, b, add),
                 64 => rows_n128::<T>(&mut *(&raw mut self.0).cast(), a, b, add),
@@ -356,6 +366,7 @@ impl<const LEN: usize> Accumulators<LEN> {
         // SAFETY: the array has this length.
         unsafe {
             match LEN {
+                8 => wait_n16::<PENDING>(&mut *(&raw mut self.0).cast()),
                 32 => wait_n64::<PENDING>(&mut *(&raw mut self.0).cast()),
                 48 => wait_n96::<PENDING>(&mut *(&raw mut self.0).cast()),
                 64 => wait_n128::<PENDING>(&mut *(&raw mut self.0).cast()),
