@@ -2,12 +2,12 @@
 //!
 //! The tensor cores take weights from registers here: rows of w are rows of matrix a, tokens are columns of the results. So
 //! packed weights go from memory to the lanes that need them ([`crate::quant::fragments`]), which decode them to f16
-//! themselves; nobody stores a decoded weight. A block is three warpgroups. One thread of the first, the producer, has the
+//! themselves; nobody stores a decoded weight. A block is three warpgroups. One warp of the first, the producer, has the
 //! copy engine fill a ring of stages with x. The other two, the consumers, each own 64 rows of the block's tile of y, of 128
 //! rows by 64, 128 or 256 tokens.
 //!
 //! A consumer's lane fetches its weights 128 columns ahead, and decodes those of 16 columns while the tensor cores work on the
-//! 32 before. Blocks stay and take tile after tile.
+//! 32 before. Memory is asked for them six times as early. Blocks stay and take tile after tile.
 //!
 //! **Numbers.** A weight is scale · (q − m) + value of m, with m the middle of the quants. In blocks of 256 scale and value are
 //! rounded to f16, and the sum is: errors of at most 2^-11 |w − value|, 2^-11 |value| and 2^-11 |w|. Weights lie around zero, so
@@ -58,11 +58,11 @@ const STAGES_64: usize = 12;
 
 macro_rules! entries {
     ($format:ty, $n256:ident, $n128:ident, $n64:ident) => {
-        entries!($format, $n256, 256, 128, STAGES_256, 1);
-        entries!($format, $n128, 128, 64, STAGES_128, 2);
-        entries!($format, $n64, 64, 32, STAGES_64, 2);
+        entries!($format, $n256, 256, 128, STAGES_256);
+        entries!($format, $n128, 128, 64, STAGES_128);
+        entries!($format, $n64, 64, 32, STAGES_64);
     };
-    ($format:ty, $name:ident, $tokens:literal, $half:literal, $stages:ident, $batch:literal) => {
+    ($format:ty, $name:ident, $tokens:literal, $half:literal, $stages:ident) => {
         #[doc = concat!("y\\[t, o\\] = Σ w\\[o, k\\] · x\\[t, k\\], tiles of 128 rows by ", $tokens, " tokens.")]
         ///
         /// `y [n_tokens, n_rows]`, or if columns are divided `[n_parts, n_tokens, n_rows]` with the tokens of a part padded to
@@ -89,7 +89,7 @@ macro_rules! entries {
         ) {
             let shape = Shape { n_tokens, n_rows, n_cols, part_units };
             const GROUPS: usize = UNIT_COLS as usize / <$format as Fragments>::GROUP_COLS;
-            gemm::<$format, $tokens, $half, $half, $stages, GROUPS, $batch>(y, w, x, x_scales, shape);
+            gemm::<$format, $tokens, $half, $half, $stages, GROUPS>(y, w, x, x_scales, shape);
         }
     };
 }
@@ -115,7 +115,6 @@ fn gemm<
     const LEN: usize,
     const STAGES: usize,
     const GROUPS: usize,
-    const BATCH: usize,
 >(
     y: OutBoxes<f32, Y_BOX>,
     w: In<u8>,
@@ -128,7 +127,9 @@ fn gemm<
     let ring = Ring::<TOKENS, BOX, STAGES>::new(&mut shared);
     pdl::launch_dependents();
     let items = Items::new(shape, TOKENS);
-    let warpgroup = thread::thread_idx_x() / wgmma::SIZE;
+    // The same in all lanes, and so that the PTX compiler knows it.
+    let warp = warp::shuffle_idx(warp::warp_id(), 0);
+    let warpgroup = warp * warp::SIZE / wgmma::SIZE;
     if warpgroup == 0 {
         // Results of 256 tokens leave the producer so few that its code hardly fits.
         if TOKENS == 256 {
@@ -136,7 +137,8 @@ fn gemm<
         } else {
             wgmma::release_registers::<40>();
         }
-        if thread::thread_idx_x() == 0 {
+        // The whole warp, so that what is the same in all lanes needs no register of each.
+        if warp == 0 {
             produce(x, ring, items);
         }
     } else {
@@ -147,7 +149,7 @@ fn gemm<
         }
         let consumer = warpgroup - 1;
         let staging = Staging { y, rows: staged.at_row(consumer as usize * STAGED_ROWS), consumer };
-        consume::<Q, TOKENS, BOX, LEN, STAGES, GROUPS, BATCH>(w, x_scales, ring, staging, items, shape);
+        consume::<Q, TOKENS, BOX, LEN, STAGES, GROUPS>(w, x_scales, ring, staging, items, shape);
     }
 }
 
@@ -179,7 +181,6 @@ fn consume<
     const LEN: usize,
     const STAGES: usize,
     const GROUPS: usize,
-    const BATCH: usize,
 >(
     w: In<u8>,
     x_scales: In<f32>,
@@ -190,7 +191,7 @@ fn consume<
 ) {
     let mut i = thread::block_idx_x() / CLUSTER;
     let first_row = staging.consumer * CONSUMER_ROWS;
-    let this = Consumer::<Q, GROUPS, BATCH>::new(w, shape.n_rows, shape.n_cols, first_row);
+    let this = Consumer::<Q, GROUPS>::new(w, shape.n_rows, shape.n_cols, first_row);
     // No earlier kernel writes weights, so they need not wait.
     let mut ready = this.start(items.at(i));
     pdl::wait();
@@ -199,9 +200,13 @@ fn consume<
         let item = items.at(i);
         i += thread::grid_dim_x() / CLUSTER;
         let next = items.at(if i < items.n { i } else { 0 });
-        let scales = Scales::load(x_scales, item.token, shape.n_tokens);
         let mut results = Accumulators::<LEN>::zero();
-        (place, ready) = this.multiply(&mut results, ring, ready, (item, next), place);
+        let last;
+        (last, ready) = this.multiply(&mut results, ring, ready, (item, next), place);
+        let scales = Scales::load(x_scales, item.token, shape.n_tokens);
+        results.finish();
+        ring.free(last);
+        place = last.next::<STAGES>();
         n_stored = staging.store(&results, &scales, (items.y_row(item), item.row + first_row), n_stored);
     }
     // A block's shared memory must outlive the stores that read it.

@@ -21,19 +21,21 @@ pub const UNIT_COLS: u32 = 128;
 /// Chunks of a unit, and of a stage of x. A chunk is the columns of one product; they are decoded, and multiplied, chunk by chunk.
 const UNIT_CHUNKS: usize = UNIT_COLS as usize / wgmma::K;
 const STAGE_CHUNKS: usize = STAGE_COLS as usize / wgmma::K;
-/// Batches that are decoded before they are multiplied. A batch is some chunks that go to the tensor cores together.
+/// Units that are on their way to the second-level cache: memory answers later than the next unit is needed.
+const PREFETCHED: u32 = 6;
+/// Bytes that come to the second-level cache at a time.
+const LINE_BYTES: u32 = 128;
+/// Chunks that are decoded before they are multiplied.
 const AHEAD: usize = 2;
-/// Most chunks of a batch.
-const BATCH_MAX: usize = 2;
-/// Chunks in registers: two batches are decoded, and the tensor cores may still read two.
-const BUFFERS_MAX: usize = 2 * AHEAD * BATCH_MAX;
+/// Chunks in registers: two are decoded, and the tensor cores may still read two.
+const BUFFERS: usize = 2 * AHEAD;
 
 /// What a lane holds of a unit as it lies in memory.
 pub struct Fetched<Q: QuantFragments, const GROUPS: usize> {
     quants: [Q::Quants; GROUPS],
     scales: Q::Scales,
     /// Which unit of its tile it is.
-    in_tile: usize,
+    in_tile: u32,
 }
 
 impl<Q: QuantFragments, const GROUPS: usize> Clone for Fetched<Q, GROUPS> {
@@ -104,7 +106,7 @@ impl<Q: QuantFragments, const GROUPS: usize> Fetched<Q, GROUPS> {
         let zero = f16x2::from_bits(0);
         let mut factors = Factors { scales: [zero; 2], offsets: [zero; 2] };
         for i in 0..Self::SCALES {
-            let t = self.in_tile * Self::SCALES + i;
+            let t = self.in_tile as usize * Self::SCALES + i;
             let scales = [0, 1].map(|half| Q::scale(&self.scales, t, half) * WEIGHT_FACTOR);
             factors.scales[i] = f16x2::from_f32(scales[0], scales[1]);
             if Q::HAS_OFFSET {
@@ -161,7 +163,7 @@ pub struct Ready<Q: QuantFragments, const GROUPS: usize> {
     unit: Fetched<Q, GROUPS>,
     factors: Factors,
     of_rows: OfRows,
-    decoded: [Decoded; AHEAD * BATCH_MAX],
+    decoded: [Decoded; AHEAD],
 }
 
 impl<Q: QuantFragments, const GROUPS: usize> Ready<Q, GROUPS> {
@@ -171,7 +173,7 @@ impl<Q: QuantFragments, const GROUPS: usize> Ready<Q, GROUPS> {
     fn new(unit: Fetched<Q, GROUPS>) -> Self {
         let factors = unit.factors();
         let zero = [f16x2::from_bits(0); 2];
-        Self { unit, factors, of_rows: [zero; 2], decoded: [[0; 4]; AHEAD * BATCH_MAX] }
+        Self { unit, factors, of_rows: [zero; 2], decoded: [[0; 4]; AHEAD] }
     }
 
     /// Chunk `chunk`, of which the one before was decoded last.
@@ -184,25 +186,54 @@ impl<Q: QuantFragments, const GROUPS: usize> Ready<Q, GROUPS> {
 }
 
 /// A consumer and its matrix.
-pub struct Consumer<Q, const GROUPS: usize, const BATCH: usize> {
+pub struct Consumer<Q, const GROUPS: usize> {
     w: In<u8>,
-    n_cols: usize,
-    last_tile: usize,
+    n_cols: u32,
+    last_tile: u32,
     /// Of the block's rows.
     first_row: u32,
+    last_unit: u32,
     constants: Constants,
     format: PhantomData<Q>,
 }
 
-impl<Q: QuantFragments, const GROUPS: usize, const BATCH: usize> Consumer<Q, GROUPS, BATCH> {
-    const BUFFERS: usize = 2 * AHEAD * BATCH;
-
+impl<Q: QuantFragments, const GROUPS: usize> Consumer<Q, GROUPS> {
     /// The consumer of the rows of a block's tile from `first_row` on.
     #[inline(always)]
     pub fn new(w: In<u8>, n_rows: u32, n_cols: u32, first_row: u32) -> Self {
-        let last_tile = (n_rows as usize - 1) / fragments::TILE_ROWS;
+        let last_tile = (n_rows - 1) / fragments::TILE_ROWS as u32;
+        let last_unit = (n_cols - 1) / UNIT_COLS;
         let constants = Constants::new(n_cols);
-        Self { w, n_cols: n_cols as usize, last_tile, first_row, constants, format: PhantomData }
+        Self { w, n_cols, last_tile, first_row, last_unit, constants, format: PhantomData }
+    }
+
+    /// Units of a tile.
+    const TILE_UNITS: u32 = Q::TILE_COLS as u32 / UNIT_COLS;
+
+    /// Tile of the warp's rows of the block's tile at `row`.
+    #[inline(always)]
+    fn row_tile(&self, row: u32) -> usize {
+        let tile = (row + self.first_row) / fragments::TILE_ROWS as u32 + warp::warp_id() % 4;
+        tile.min(self.last_tile) as usize
+    }
+
+    #[inline(always)]
+    fn col_tile(unit: u32) -> usize {
+        (unit / Self::TILE_UNITS) as usize
+    }
+
+    /// Has the tile of a unit, if it is the tile's first, come to the second-level cache. Past the last unit that is
+    /// another one.
+    #[inline(always)]
+    #[track_caller]
+    fn prefetch(&self, row: u32, unit: u32) {
+        const { assert!(Q::TILE_BYTES <= (warp::SIZE * LINE_BYTES) as usize, "a line for each lane") };
+        let unit = unit.min(self.last_unit);
+        let at = (warp::lane_id() * LINE_BYTES) as usize;
+        if unit.is_multiple_of(Self::TILE_UNITS) && at < Q::TILE_BYTES {
+            let (row_tile, col_tile) = (self.row_tile(row), Self::col_tile(unit));
+            self.w.prefetch(fragments::tile_start::<Q>(self.n_cols as usize, row_tile, col_tile) + at);
+        }
     }
 
     /// Starts to load a unit of the warp's rows of the block's tile at `row`. Past the last row that is some other row: nobody
@@ -210,17 +241,15 @@ impl<Q: QuantFragments, const GROUPS: usize, const BATCH: usize> Consumer<Q, GRO
     #[inline(always)]
     #[track_caller]
     fn fetch(&self, row: u32, unit: u32) -> Fetched<Q, GROUPS> {
-        let units = Q::TILE_COLS / UNIT_COLS as usize;
-        let row_tile = (row + self.first_row) as usize / fragments::TILE_ROWS + warp::warp_id() as usize % 4;
         let tile = fragments::global_tile::<Q>(
             self.w,
-            self.n_cols,
-            row_tile.min(self.last_tile),
-            unit as usize / units,
+            self.n_cols as usize,
+            self.row_tile(row),
+            Self::col_tile(unit),
         );
-        let (lane, in_tile) = (warp::lane_id() as usize, unit as usize % units);
+        let (lane, in_tile) = (warp::lane_id() as usize, unit % Self::TILE_UNITS);
         Fetched {
-            quants: core::array::from_fn(|i| Q::quants(tile, lane, in_tile * GROUPS + i)),
+            quants: core::array::from_fn(|i| Q::quants(tile, lane, in_tile as usize * GROUPS + i)),
             scales: Q::scales(tile, lane / 4, lane % 4),
             in_tile,
         }
@@ -231,14 +260,19 @@ impl<Q: QuantFragments, const GROUPS: usize, const BATCH: usize> Consumer<Q, GRO
     #[track_caller]
     pub fn start(&self, item: Item) -> Ready<Q, GROUPS> {
         let mut ready = Ready::new(self.fetch(item.row, item.first_unit));
-        for chunk in 0..AHEAD * BATCH {
+        let mut ahead = 1;
+        while ahead < PREFETCHED {
+            self.prefetch(item.row, item.first_unit + ahead);
+            ahead += 1;
+        }
+        for chunk in 0..AHEAD {
             ready.decoded[chunk] = ready.decode(self.constants, chunk);
         }
         ready
     }
 
-    /// Multiplies an item, whose first unit is `ready`, with the stages of x from `place` on. Gives the place after them and
-    /// the first unit of the `next` item; the results are complete.
+    /// Multiplies an item, whose first unit is `ready`, with the stages of x from `place` on. Gives the last of them, whose
+    /// products are under way, and the first unit of the `next` item.
     #[inline(always)]
     #[track_caller]
     pub fn multiply<const LEN: usize, const TOKENS: u32, const BOX: u32, const STAGES: usize>(
@@ -258,51 +292,46 @@ impl<Q: QuantFragments, const GROUPS: usize, const BATCH: usize> Consumer<Q, GRO
             let (row, unit) =
                 if is_last { (next.row, next.first_unit) } else { (item.row, item.first_unit + i + 1) };
             let fetched = self.fetch(row, unit);
-            let mut decoded = [[0; 4]; BUFFERS_MAX];
-            for chunk in 0..AHEAD * BATCH {
-                decoded[chunk] = ready.decoded[chunk];
+            let ahead = i + PREFETCHED;
+            if ahead < item.n_units {
+                self.prefetch(item.row, item.first_unit + ahead);
+            } else {
+                self.prefetch(next.row, next.first_unit + ahead - item.n_units);
             }
-            for batch in 0..UNIT_CHUNKS / BATCH {
-                let (first, in_stage) = (batch * BATCH, batch % (STAGE_CHUNKS / BATCH));
+            let mut decoded = [[0; 4]; BUFFERS];
+            decoded[..AHEAD].copy_from_slice(&ready.decoded);
+            for chunk in 0..UNIT_CHUNKS {
+                let in_stage = chunk % STAGE_CHUNKS;
                 if in_stage == 0 {
                     ring.wait(place);
                 }
-                let mut a = [[0; 4]; BATCH];
-                for i in 0..BATCH {
-                    a[i] = decoded[(first + i) % Self::BUFFERS];
-                }
+                let mut a = [decoded[chunk % BUFFERS]];
                 wgmma::fence_operands(&mut a);
                 results.fence();
-                for chunk in 0..BATCH {
-                    let (adds, col) = (first + chunk > 0 || i > 0, (in_stage * BATCH + chunk) * wgmma::K);
-                    results.mma_registers_rows(a[chunk], ring.stage(place), col, adds);
-                }
+                results.mma_registers_rows(a[0], ring.stage(place), in_stage * wgmma::K, chunk > 0 || i > 0);
                 results.commit();
-                // Two batches go on; what the one before them read is free.
+                // Two products go on; what the one before them read is free.
                 results.wait_but::<{ AHEAD as u32 }>();
                 if in_stage + 1 == AHEAD {
-                    if first >= STAGE_CHUNKS || i > 0 {
+                    if chunk >= STAGE_CHUNKS || i > 0 {
                         ring.free(before);
                     }
                     before = place;
                 }
-                if (in_stage + 1) * BATCH == STAGE_CHUNKS {
+                if in_stage + 1 == STAGE_CHUNKS {
                     place = place.next::<STAGES>();
                 }
-                for chunk in first + AHEAD * BATCH..first + (AHEAD + 1) * BATCH {
-                    if chunk == UNIT_CHUNKS {
-                        ready = Ready::new(fetched);
-                    }
-                    decoded[chunk % Self::BUFFERS] = ready.decode(self.constants, chunk % UNIT_CHUNKS);
+                let ahead = chunk + AHEAD;
+                if ahead == UNIT_CHUNKS {
+                    ready = Ready::new(fetched);
                 }
+                decoded[ahead % BUFFERS] = ready.decode(self.constants, ahead % UNIT_CHUNKS);
             }
-            for chunk in 0..AHEAD * BATCH {
-                ready.decoded[chunk] = decoded[chunk];
+            for chunk in 0..AHEAD {
+                ready.decoded[chunk] = decoded[chunk % BUFFERS];
             }
             i += 1;
         }
-        results.finish();
-        ring.free(before);
-        (place, ready)
+        (before, ready)
     }
 }

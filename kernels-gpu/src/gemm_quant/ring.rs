@@ -69,7 +69,7 @@ impl<const TOKENS: u32, const BOX: u32, const STAGES: usize> Ring<TOKENS, BOX, S
         }
     }
 
-    /// The producer loads its part of x for an item, from `place` on; gives the place after it.
+    /// The producer, a warp, loads its part of x for an item, from `place` on; gives the place after it.
     #[inline(always)]
     #[track_caller]
     pub fn fill(self, x: InBoxes<f16, BOX>, item: Item, place: Place) -> Place {
@@ -81,10 +81,12 @@ impl<const TOKENS: u32, const BOX: u32, const STAGES: usize> Ring<TOKENS, BOX, S
         while stage < end {
             // The first round finds every stage empty: the phase before the first counts as complete.
             self.empty.wait(place.stage, place.parity ^ 1);
-            self.full.arrive_expect(place.stage, Self::SHARERS * InBoxes::<f16, BOX>::BYTES);
-            let (part, corner) =
-                (self.stage(place).at_row(first as usize), (item.token + first, stage * STAGE_COLS));
-            x.load_multicast(part, self.full, place.stage, corner, all);
+            if warp::lane_id() == 0 {
+                self.full.arrive_expect(place.stage, Self::SHARERS * InBoxes::<f16, BOX>::BYTES);
+                let corner = (item.token + first, stage * STAGE_COLS);
+                let part = self.stage(place).at_row(first as usize);
+                x.load_multicast(part, self.full, place.stage, corner, all);
+            }
             place = place.next::<STAGES>();
             stage += 1;
         }

@@ -8,6 +8,7 @@
 //! | `const float*`, `float*` parameters | [`In<f32>`](In), [`Out<f32>`](Out), [`InOut<f32>`](InOut) |
 //! | `x[i]`, `x[i] = v` | [`x.get(i)`](In::get), [`x.set(i, v)`](Out::set) |
 //! | `*(float4*)&x[i]` | [`x.load::<4>(i)`](In::load), [`x.store::<4>(i, …)`](Out::store) |
+//! | `prefetch.global.L2` (PTX) | [`x.prefetch(i)`](In::prefetch) |
 //! | `__shared__ float t[32]` | [`Shared::new().tile::<f32>(32)`](Shared::tile), a [`Tile<f32>`](Tile) |
 //! | `__half`, `__nv_bfloat16` | [`f16`](struct@f16), [`bf16`] |
 //! | `__half2`, `__nv_bfloat162` | [`f16x2`], [`bf16x2`] |

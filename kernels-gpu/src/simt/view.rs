@@ -136,6 +136,13 @@ writes!(InOut);
 /// running, such as weights. They pass by the first-level cache, and the compiler may move them ahead of
 /// anything, including `pdl::wait`.
 impl<T: Element> In<T> {
+    /// Has the line of 128 bytes with element `i` come to the second-level cache.
+    #[inline(always)]
+    #[track_caller]
+    pub fn prefetch(self, i: usize) {
+        self.0.prefetch(i);
+    }
+
     /// Elements `i` to `i + N − 1` in one streaming access of 4, 8 or 16 bytes.
     #[inline(always)]
     #[track_caller]

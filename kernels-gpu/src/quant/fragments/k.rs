@@ -38,12 +38,15 @@ impl Quants {
     }
 }
 
-/// The scales of rows g and g + 8 for sub-blocks c and c + 4.
+/// The scales of rows g and g + 8 for sub-blocks c and c + 4, as they lie in the tile: nothing waits for them before it needs
+/// them.
 #[derive(Clone, Copy)]
 pub struct Scales45 {
-    /// Byte 2 half + t.
+    /// Byte 2 half + t, as are the others.
     scales: u32,
-    mins: u32,
+    /// Lower bits of minima, from bit `shift` on.
+    low: u32,
+    shift: u32,
     d: u32,
     dmin: u32,
 }
@@ -180,20 +183,22 @@ macro_rules! format_45 {
             fn scales<T: TileBytes>(tile: T, g: usize, c: usize) -> Scales45 {
                 let start = (Self::TILE_BYTES - 256) / 4;
                 let scales = tile.word(start + 4 * g + c);
-                let low = tile.word(start + 32 + 2 * g + c / 2) >> (4 * (c % 2));
+                let low = tile.word(start + 32 + 2 * g + c / 2);
                 let [d, dmin] = tile.words2(start + 48 + 2 * g);
-                let mins = (low & 0x0f0f_0f0f) | ((scales >> 2) & 0x3030_3030);
-                Scales45 { scales: scales & 0x3f3f_3f3f, mins, d, dmin }
+                Scales45 { scales, low, shift: 4 * (c as u32 % 2), d, dmin }
             }
 
             #[inline(always)]
             fn scale(scales: &Scales45, t: usize, half: usize) -> f32 {
-                half_float(scales.d, half) * (scales.scales >> (16 * half + 8 * t)) as u8 as f32
+                let scale = (scales.scales & 0x3f3f_3f3f) >> (16 * half + 8 * t);
+                half_float(scales.d, half) * scale as u8 as f32
             }
 
             #[inline(always)]
             fn offset(scales: &Scales45, t: usize, half: usize) -> f32 {
-                -(half_float(scales.dmin, half) * (scales.mins >> (16 * half + 8 * t)) as u8 as f32)
+                let low = scales.low >> scales.shift & 0x0f0f_0f0f;
+                let min = (low | scales.scales >> 2 & 0x3030_3030) >> (16 * half + 8 * t);
+                -(half_float(scales.dmin, half) * min as u8 as f32)
             }
         }
     };

@@ -192,26 +192,32 @@ impl QuantFragments for IQ4_NL {
     }
 }
 
+/// The exponents of the blocks of both rows, of which block c's begins at bit `shift`.
+#[derive(Clone, Copy)]
+pub struct ScalesMx {
+    exponents: [u32; 2],
+    shift: u32,
+}
+
 impl QuantFragments for MXFP4 {
     const SUB: usize = 32;
     const HAS_OFFSET: bool = false;
     const UPPER_BYTES: bool = true;
 
-    /// The exponents of both rows.
-    type Scales = [u32; 2];
+    type Scales = ScalesMx;
 
     #[inline(always)]
-    fn scales<T: TileBytes>(tile: T, g: usize, c: usize) -> [u32; 2] {
-        tile.words2(GROUP_BYTES / 4 + 2 * g).map(|exponents| exponents >> (8 * c) & 0xff)
+    fn scales<T: TileBytes>(tile: T, g: usize, c: usize) -> ScalesMx {
+        ScalesMx { exponents: tile.words2(GROUP_BYTES / 4 + 2 * g), shift: 8 * c as u32 }
     }
 
     #[inline(always)]
-    fn scale(scales: &[u32; 2], _: usize, half: usize) -> f32 {
-        half_e8m0(pick2(*scales, half) as u8)
+    fn scale(scales: &ScalesMx, _: usize, half: usize) -> f32 {
+        half_e8m0((pick2(scales.exponents, half) >> scales.shift) as u8)
     }
 
     #[inline(always)]
-    fn offset(_: &[u32; 2], _: usize, _: usize) -> f32 {
+    fn offset(_: &ScalesMx, _: usize, _: usize) -> f32 {
         0.0
     }
 
@@ -221,12 +227,12 @@ impl QuantFragments for MXFP4 {
     }
 }
 
-/// What a lane holds of the scales of IQ4_XS: the file's words of both rows, those of scales moved to sub-block c.
+/// What a lane holds of the scales of IQ4_XS: the file's two words of both rows.
 #[derive(Clone, Copy)]
 pub struct ScalesXs {
-    d: [u32; 2],
-    high: [u32; 2],
-    low: [u32; 2],
+    near: [u32; 2],
+    far: [u32; 2],
+    c: u32,
 }
 
 impl QuantFragments for IQ4_XS {
@@ -238,17 +244,16 @@ impl QuantFragments for IQ4_XS {
     #[inline(always)]
     fn scales<T: TileBytes>(tile: T, g: usize, c: usize) -> ScalesXs {
         let [d, low, d_8, low_8] = tile.words4(2 * GROUP_BYTES / 4 + 4 * g);
-        let (high, high_8) = (d >> (16 + 2 * c), d_8 >> (16 + 2 * c));
-        ScalesXs { d: [d, d_8], high: [high, high_8], low: [low >> (4 * c), low_8 >> (4 * c)] }
+        ScalesXs { near: [d, low], far: [d_8, low_8], c: c as u32 }
     }
 
     /// [`IQ4_XS::scale`] of sub-block 4 t + c.
     #[inline(always)]
     fn scale(scales: &ScalesXs, t: usize, half: usize) -> f32 {
-        let word = |[near, far]: [u32; 2]| if half == 0 { near } else { far };
-        let (low, high) = (word(scales.low) >> (16 * t), word(scales.high) >> (8 * t));
+        let [d, low] = if half == 0 { scales.near } else { scales.far };
+        let (low, high) = (low >> (4 * scales.c) >> (16 * t), d >> (16 + 2 * scales.c) >> (8 * t));
         let scale = (low & 15 | (high & 3) << 4) as i32 - 32;
-        half_float(word(scales.d), 0) * scale as f32
+        half_float(d, 0) * scale as f32
     }
 
     #[inline(always)]

@@ -122,6 +122,12 @@ impl<T: Element> Global<T> {
 
     #[inline(always)]
     #[track_caller]
+    pub fn prefetch(self, i: usize) {
+        check_place::<T, 1>(self.base, self.len, i, || self.view());
+    }
+
+    #[inline(always)]
+    #[track_caller]
     pub fn load_stream<const N: usize>(self, i: usize) -> [T; N] {
         if self.param().may_be_written {
             let fault = Fault::StreamOfWritten { view: self.view(), index: i };

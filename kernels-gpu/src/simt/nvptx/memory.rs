@@ -24,6 +24,7 @@ unsafe extern "unadjusted" {
     // shim.ll: the address spaces of these are found by inlining.
     safe fn oxwarp_shared_base() -> *mut u8;
     safe fn oxwarp_shared_address(address: *const u8) -> u32;
+    fn oxwarp_prefetch(address: *const u8);
     fn oxwarp_ld_stream_u32(address: *const u8) -> u32;
     fn oxwarp_ld_stream_u32x2(address: *const u8) -> u64;
     fn oxwarp_ld_stream_u32x4(address: *const u8) -> Pair;
@@ -130,6 +131,12 @@ impl<T: Element> Global<T> {
     pub fn store<const N: usize>(self, i: usize, values: [T; N]) {
         // SAFETY: see above.
         unsafe { store(self.0.add(i), values) }
+    }
+
+    #[inline(always)]
+    pub fn prefetch(self, i: usize) {
+        // SAFETY: see above; nothing is read.
+        unsafe { oxwarp_prefetch(self.0.add(i).cast()) }
     }
 
     #[inline(always)]

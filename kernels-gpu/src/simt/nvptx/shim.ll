@@ -19,6 +19,12 @@ define i32 @oxwarp_shared_address(ptr %address) alwaysinline nounwind memory(non
   ret i32 %offset
 }
 
+define void @oxwarp_prefetch(ptr %address) alwaysinline nounwind {
+  %global = addrspacecast ptr %address to ptr addrspace(1)
+  call void asm sideeffect "prefetch.global.L2 [$0];", "l"(ptr addrspace(1) %global)
+  ret void
+}
+
 ; Streaming loads of data that no kernel writes meanwhile: the read-only path, not kept in L1.
 
 define i32 @oxwarp_ld_stream_u32(ptr %address) alwaysinline nounwind {
