@@ -9,8 +9,8 @@
 //! `[lane][half]` the bytes of sub-blocks c, c + 4, c + 8, c + 12; `[g]` the halves d, d of row g + 8.
 
 use super::{
-    Fragments, GROUP_BYTES, QuantFragments, TileBytes, bit, half_float, nibbles, pick, pick2, quant_values,
-    quants_byte, row_words, split_row,
+    FROM_BITS, Fragments, GROUP_BYTES, QuantFragments, TileBytes, bit, half_float, nibbles, pick, pick2,
+    quant_values, quants_byte, row_words, split_row,
 };
 use crate::quant::{Q4_K, Q5_K, Q6_K};
 
@@ -187,13 +187,28 @@ macro_rules! format_45 {
             }
 
             #[inline(always)]
-            fn scale(scales: &Scales45, t: usize, half: usize) -> f32 {
-                half_float(scales.d, half) * (scales.scales >> (16 * half + 8 * t)) as u8 as f32
+            fn level(scales: &Scales45, t: usize, half: usize) -> f32 {
+                (scales.scales >> (16 * half + 8 * t)) as u8 as f32
+            }
+
+            #[inline(always)]
+            fn factor(scales: &Scales45, half: usize) -> f32 {
+                half_float(scales.d, half)
             }
 
             #[inline(always)]
             fn offset(scales: &Scales45, t: usize, half: usize) -> f32 {
                 -(half_float(scales.dmin, half) * (scales.mins >> (16 * half + 8 * t)) as u8 as f32)
+            }
+
+            #[inline(always)]
+            fn offset_bits(scales: &Scales45, t: usize, half: usize) -> u32 {
+                (scales.mins >> (16 * half + 8 * t)) & 0xff
+            }
+
+            #[inline(always)]
+            fn offset_factor(scales: &Scales45, half: usize) -> f32 {
+                -(half_float(scales.dmin, half) * FROM_BITS)
             }
         }
     };
@@ -293,9 +308,13 @@ impl QuantFragments for Q6_K {
     }
 
     #[inline(always)]
-    fn scale(scales: &[u32; 3], t: usize, half: usize) -> f32 {
-        let scale = (pick2([scales[0], scales[1]], half) >> (8 * t)) as u8 as i8;
-        half_float(scales[2], half) * 0.25 * scale as f32
+    fn level(scales: &[u32; 3], t: usize, half: usize) -> f32 {
+        (pick2([scales[0], scales[1]], half) >> (8 * t)) as u8 as i8 as f32
+    }
+
+    #[inline(always)]
+    fn factor(scales: &[u32; 3], half: usize) -> f32 {
+        half_float(scales[2], half) * 0.25
     }
 
     #[inline(always)]

@@ -177,7 +177,7 @@ impl QuantFragments for IQ4_NL {
     }
 
     #[inline(always)]
-    fn scale(scales: &u32, _: usize, half: usize) -> f32 {
+    fn level(scales: &u32, _: usize, half: usize) -> f32 {
         half_float(*scales, half)
     }
 
@@ -206,7 +206,7 @@ impl QuantFragments for MXFP4 {
     }
 
     #[inline(always)]
-    fn scale(scales: &[u32; 2], _: usize, half: usize) -> f32 {
+    fn level(scales: &[u32; 2], _: usize, half: usize) -> f32 {
         half_e8m0(pick2(*scales, half) as u8)
     }
 
@@ -242,13 +242,17 @@ impl QuantFragments for IQ4_XS {
         ScalesXs { d: [d, d_8], high: [high, high_8], low: [low >> (4 * c), low_8 >> (4 * c)] }
     }
 
-    /// [`IQ4_XS::scale`] of sub-block 4 t + c.
+    /// [`IQ4_XS::scale`] of sub-block 4 t + c, without d.
     #[inline(always)]
-    fn scale(scales: &ScalesXs, t: usize, half: usize) -> f32 {
+    fn level(scales: &ScalesXs, t: usize, half: usize) -> f32 {
         let word = |[near, far]: [u32; 2]| if half == 0 { near } else { far };
         let (low, high) = (word(scales.low) >> (16 * t), word(scales.high) >> (8 * t));
-        let scale = (low & 15 | (high & 3) << 4) as i32 - 32;
-        half_float(word(scales.d), 0) * scale as f32
+        ((low & 15 | (high & 3) << 4) as i32 - 32) as f32
+    }
+
+    #[inline(always)]
+    fn factor(scales: &ScalesXs, half: usize) -> f32 {
+        half_float(if half == 0 { scales.d[0] } else { scales.d[1] }, 0)
     }
 
     #[inline(always)]
