@@ -168,6 +168,9 @@ pub mod allowed {
     /// the error of a step 0.3 of it; the largest of a sample four times that.
     pub const FIXED_POINT: f64 = 4.0 * 0.3 * 3.5 / 32512.0 + F32;
 
+    /// x rounded to f16: 0.42 of 2⁻¹¹ is the root mean square of the error; the largest of a sample four times that.
+    pub const HALF: f64 = 4.0 * 0.42 / 2048.0 + F32;
+
     /// Sums in f32 on the tensor cores, which cut off instead of rounding, 16 products at a time.
     pub fn tensor_cores(n_cols: usize) -> f64 {
         4.0 * n_cols.div_ceil(16) as f64 / f64::from(1 << 23) + F32

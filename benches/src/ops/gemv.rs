@@ -32,47 +32,53 @@ struct Args<'a> {
     y: &'a mut DeviceSlice<f32>,
     w: &'a DeviceSlice<u8>,
     x: &'a DeviceSlice<f32>,
-    /// Room for x converted.
-    x_words: &'a mut DeviceSlice<u32>,
-    x_numbers: &'a mut DeviceSlice<f32>,
+    /// x converted.
+    x_words: &'a DeviceSlice<u32>,
+    x_numbers: &'a DeviceSlice<f32>,
     shape: [u32; 3],
 }
 
-/// Converts x where the format wants it, and multiplies, on a grid.
-type Launch = fn(&Cuda, Args<'_>, Grid) -> Result<(), Error>;
+/// Multiplies, on a grid.
+type Multiply = fn(&Cuda, Args<'_>, Grid) -> Result<(), Error>;
+
+/// A kernel, and for how many vectors in which order; none if it takes x as it is.
+type Kernel = (Multiply, Option<(XOrder, usize)>);
 
 /// f32, with x as it is.
-fn launch_f32(device: &Cuda, args: Args<'_>, grid: Grid) -> Result<(), Error> {
-    let Args { y, w, x, shape: [_, n_rows, n_cols], .. } = args;
-    device.launch(gemv_f32 { y, w, x, n_rows, n_cols }, grid)
-}
-
-macro_rules! convert {
-    ($device:ident, $convert:ident, $max_vectors:literal, $x:ident, $words:ident, $numbers:ident, $n_vectors:expr, $n_cols:ident) => {{
-        let grid = Grid::x(gemv_x_blocks($max_vectors, $n_cols as usize) as u32);
-        let (words, numbers) = (&mut *$words, &mut *$numbers);
-        let (n_vectors, max_vectors, n_cols) = ($n_vectors, $max_vectors, $n_cols);
-        $device.launch($convert { words, numbers, x: $x, n_vectors, max_vectors, n_cols }, grid)?;
-    }};
-}
+const F32_KERNEL: Kernel = (
+    |device, args, grid| {
+        let Args { y, w, x, shape: [_, n_rows, n_cols], .. } = args;
+        device.launch(gemv_f32 { y, w, x, n_rows, n_cols }, grid)
+    },
+    None,
+);
 
 macro_rules! one {
-    ($kernel:ident, $convert:ident) => {
-        |device, args, grid| {
-            let Args { y, w, x, x_words, x_numbers, shape: [_, n_rows, n_cols] } = args;
-            convert!(device, $convert, 1, x, x_words, x_numbers, 1, n_cols);
-            device.launch($kernel { y, w, x: x_words, x_numbers, n_rows, n_cols }, grid)
-        }
+    ($block:ty, $kernel:ident) => {
+        (
+            |device, args, grid| {
+                let Args { y, w, x_words, x_numbers, shape: [_, n_rows, n_cols], .. } = args;
+                let (y, none) = y.split_at_mut(n_rows as usize);
+                let (y_b, y_c) = none.split_at_mut(0);
+                let (w_b, w_c, n_rows_b, n_rows_c, x) = (w, w, 0, 0, x_words);
+                let gemv =
+                    $kernel { y, y_b, y_c, w, w_b, w_c, x, x_numbers, n_rows, n_rows_b, n_rows_c, n_cols };
+                device.launch(gemv, grid)
+            },
+            Some((gemv_x_order::<$block>(1), 1)),
+        )
     };
 }
 
 macro_rules! several {
-    ($kernel:ident, $max_vectors:literal, $convert:ident) => {
-        |device, args, grid| {
-            let Args { y, w, x, x_words, x_numbers, shape: [n_vectors, n_rows, n_cols] } = args;
-            convert!(device, $convert, $max_vectors, x, x_words, x_numbers, n_vectors, n_cols);
-            device.launch($kernel { y, w, x: x_words, x_numbers, n_vectors, n_rows, n_cols }, grid)
-        }
+    ($block:ty, $kernel:ident, $max_vectors:literal) => {
+        (
+            |device, args, grid| {
+                let Args { y, w, x_words, x_numbers, shape: [n_vectors, n_rows, n_cols], .. } = args;
+                device.launch($kernel { y, w, x: x_words, x_numbers, n_vectors, n_rows, n_cols }, grid)
+            },
+            Some((gemv_x_order::<$block>($max_vectors), $max_vectors)),
+        )
     };
 }
 
@@ -83,56 +89,57 @@ pub fn cases() -> Vec<Case> {
 fn of_shape([n_rows, n_cols]: [usize; 2]) -> Vec<Case> {
     let one = [1, n_rows, n_cols];
     let mut cases = vec![
-        case::<F32>(one, launch_f32, None, allowed::F32),
-        case::<F16>(one, one!(gemv_f16, gemv_x_f16), Some(peer::<f16>), allowed::tensor_cores(n_cols)),
-        case::<BF16>(one, one!(gemv_bf16, gemv_x_bf16), Some(peer::<bf16>), allowed::tensor_cores(n_cols)),
-        case::<Q4_0>(one, one!(gemv_q4_0, gemv_x_32), None, allowed::FIXED_POINT),
-        case::<Q4_1>(one, one!(gemv_q4_1, gemv_x_32_sums), None, allowed::FIXED_POINT),
-        case::<Q5_0>(one, one!(gemv_q5_0, gemv_x_32), None, allowed::FIXED_POINT),
-        case::<Q5_1>(one, one!(gemv_q5_1, gemv_x_32_sums), None, allowed::FIXED_POINT),
-        case::<Q8_0>(one, one!(gemv_q8_0, gemv_x_32), None, allowed::FIXED_POINT),
-        case::<Q4_K>(one, one!(gemv_q4_k, gemv_x_32_sums), None, allowed::FIXED_POINT),
-        case::<Q5_K>(one, one!(gemv_q5_k, gemv_x_32_sums), None, allowed::FIXED_POINT),
-        case::<Q6_K>(one, one!(gemv_q6_k, gemv_x_16), None, allowed::FIXED_POINT),
-        case::<Q2_K>(one, one!(gemv_q2_k, gemv_x_16_sums), None, allowed::FIXED_POINT),
-        case::<Q3_K>(one, one!(gemv_q3_k, gemv_x_16), None, allowed::FIXED_POINT),
-        case::<IQ4_NL>(one, one!(gemv_iq4_nl, gemv_x_32), None, allowed::FIXED_POINT),
-        case::<IQ4_XS>(one, one!(gemv_iq4_xs, gemv_x_32), None, allowed::FIXED_POINT),
-        case::<MXFP4>(one, one!(gemv_mxfp4, gemv_x_32), None, allowed::FIXED_POINT),
+        case::<F32>(one, F32_KERNEL, None, allowed::F32),
+        case::<F16>(one, one!(F16, gemv_f16), Some(peer::<f16>), allowed::tensor_cores(n_cols)),
+        case::<BF16>(one, one!(BF16, gemv_bf16), Some(peer::<bf16>), allowed::tensor_cores(n_cols)),
+        case::<Q4_0>(one, one!(Q4_0, gemv_q4_0), None, allowed::FIXED_POINT),
+        case::<Q4_1>(one, one!(Q4_1, gemv_q4_1), None, allowed::FIXED_POINT),
+        case::<Q5_0>(one, one!(Q5_0, gemv_q5_0), None, allowed::FIXED_POINT),
+        case::<Q5_1>(one, one!(Q5_1, gemv_q5_1), None, allowed::FIXED_POINT),
+        case::<Q8_0>(one, one!(Q8_0, gemv_q8_0), None, allowed::FIXED_POINT),
+        case::<Q4_K>(one, one!(Q4_K, gemv_q4_k), None, allowed::FIXED_POINT),
+        case::<Q5_K>(one, one!(Q5_K, gemv_q5_k), None, allowed::FIXED_POINT),
+        case::<Q6_K>(one, one!(Q6_K, gemv_q6_k), None, allowed::FIXED_POINT),
+        case::<Q2_K>(one, one!(Q2_K, gemv_q2_k), None, allowed::FIXED_POINT),
+        case::<Q3_K>(one, one!(Q3_K, gemv_q3_k), None, allowed::FIXED_POINT),
+        case::<IQ4_NL>(one, one!(IQ4_NL, gemv_iq4_nl), None, allowed::FIXED_POINT),
+        case::<IQ4_XS>(one, one!(IQ4_XS, gemv_iq4_xs), None, allowed::FIXED_POINT),
+        case::<MXFP4>(one, one!(MXFP4, gemv_mxfp4), None, allowed::FIXED_POINT),
     ];
     for n_vectors in [2, 4, 8, 16] {
         let shape = [n_vectors, n_rows, n_cols];
-        let (f16, q4_k, q8_0): (Launch, Launch, Launch) = match n_vectors {
+        let (f16, q4_k, q8_0): (Kernel, Kernel, Kernel) = match n_vectors {
             ..=4 => (
-                several!(gemv_f16_n4, 4, gemv_x_f16),
-                several!(gemv_q4_k_n4, 4, gemv_x_32_sums),
-                several!(gemv_q8_0_n4, 4, gemv_x_32),
+                several!(F16, gemv_f16_n4, 4),
+                several!(Q4_K, gemv_q4_k_n4, 4),
+                several!(Q8_0, gemv_q8_0_n4, 4),
             ),
             5..=8 => (
-                several!(gemv_f16_n8, 8, gemv_x_f16),
-                several!(gemv_q4_k_n8, 8, gemv_x_32_sums),
-                several!(gemv_q8_0_n8, 8, gemv_x_32),
+                several!(F16, gemv_f16_n8, 8),
+                several!(Q4_K, gemv_q4_k_n8, 8),
+                several!(Q8_0, gemv_q8_0_n8, 8),
             ),
             _ => (
-                several!(gemv_f16_n16, 16, gemv_x_f16),
-                several!(gemv_q4_k_n16, 16, gemv_x_32_sums),
-                several!(gemv_q8_0_n16, 16, gemv_x_32),
+                several!(F16, gemv_f16_n16, 16),
+                several!(Q4_K, gemv_q4_k_n16, 16),
+                several!(Q8_0, gemv_q8_0_n16, 16),
             ),
         };
         cases.push(case::<F16>(shape, f16, None, allowed::tensor_cores(n_cols)));
-        cases.push(case::<Q4_K>(shape, q4_k, None, allowed::FIXED_POINT));
-        cases.push(case::<Q8_0>(shape, q8_0, None, allowed::FIXED_POINT));
+        let allowed = if n_vectors <= 4 { allowed::tensor_cores(n_cols) } else { allowed::HALF };
+        cases.push(case::<Q4_K>(shape, q4_k, None, allowed));
+        cases.push(case::<Q8_0>(shape, q8_0, None, allowed));
     }
     for blocks in OTHER_BLOCKS {
         let (fixed, sixteen) = (allowed::FIXED_POINT, [16, n_rows, n_cols]);
         cases.extend(
             [
-                with_blocks::<F16>(one, one!(gemv_f16, gemv_x_f16), blocks, allowed::tensor_cores(n_cols)),
-                with_blocks::<Q4_0>(one, one!(gemv_q4_0, gemv_x_32), blocks, fixed),
-                with_blocks::<Q8_0>(one, one!(gemv_q8_0, gemv_x_32), blocks, fixed),
-                with_blocks::<Q4_K>(one, one!(gemv_q4_k, gemv_x_32_sums), blocks, fixed),
-                with_blocks::<Q6_K>(one, one!(gemv_q6_k, gemv_x_16), blocks, fixed),
-                with_blocks::<Q4_K>(sixteen, several!(gemv_q4_k_n16, 16, gemv_x_32_sums), blocks, fixed),
+                with_blocks::<F16>(one, one!(F16, gemv_f16), blocks, allowed::tensor_cores(n_cols)),
+                with_blocks::<Q4_0>(one, one!(Q4_0, gemv_q4_0), blocks, fixed),
+                with_blocks::<Q8_0>(one, one!(Q8_0, gemv_q8_0), blocks, fixed),
+                with_blocks::<Q4_K>(one, one!(Q4_K, gemv_q4_k), blocks, fixed),
+                with_blocks::<Q6_K>(one, one!(Q6_K, gemv_q6_k), blocks, fixed),
+                with_blocks::<Q4_K>(sixteen, several!(Q4_K, gemv_q4_k_n16, 16), blocks, allowed::HALF),
             ]
             .map(Case::variant),
         );
@@ -145,22 +152,22 @@ type Shape = [usize; 3];
 
 fn case<B: RandomBlock + GpuLayout>(
     shape: Shape,
-    launch: Launch,
+    kernel: Kernel,
     peer: Option<MakePeer>,
     allowed: f64,
 ) -> Case {
-    let how = How { shape, launch, blocks: BLOCKS_PER_MULTIPROCESSOR, peer, allowed };
+    let how = How { shape, kernel, blocks: BLOCKS_PER_MULTIPROCESSOR, peer, allowed };
     Case::new("gemv", name::<B>(shape), work::<B>(shape), move |lab| Gemv::<B>::new(lab, how))
 }
 
 fn with_blocks<B: RandomBlock + GpuLayout>(
     shape: Shape,
-    launch: Launch,
+    kernel: Kernel,
     blocks: usize,
     allowed: f64,
 ) -> Case {
     let name = format!("{}, {blocks} blocks", name::<B>(shape));
-    let how = How { shape, launch, blocks, peer: None, allowed };
+    let how = How { shape, kernel, blocks, peer: None, allowed };
     Case::new("gemv", name, work::<B>(shape), move |lab| Gemv::<B>::new(lab, how))
 }
 
@@ -177,7 +184,7 @@ fn work<B: RandomBlock>([n_vectors, n_rows, n_cols]: Shape) -> Work {
 #[derive(Clone, Copy)]
 struct How {
     shape: Shape,
-    launch: Launch,
+    kernel: Kernel,
     /// For each multiprocessor.
     blocks: usize,
     peer: Option<MakePeer>,
@@ -186,7 +193,7 @@ struct How {
 
 struct Gemv<B: RandomBlock + GpuLayout> {
     shape: Shape,
-    launch: Launch,
+    kernel: Kernel,
     grid: Grid,
     allowed: f64,
     n_sets: usize,
@@ -202,7 +209,7 @@ struct Gemv<B: RandomBlock + GpuLayout> {
 }
 
 impl<B: RandomBlock + GpuLayout> Gemv<B> {
-    fn new(lab: &Lab, How { shape, launch, blocks, peer, allowed }: How) -> Result<Self> {
+    fn new(lab: &Lab, How { shape, kernel, blocks, peer, allowed }: How) -> Result<Self> {
         let [n_vectors, n_rows, n_cols] = shape;
         let device = &lab.device;
         let matrix_bytes = B::matrix_bytes(n_rows, n_cols).next_multiple_of(MATRIX_ALIGN);
@@ -214,11 +221,13 @@ impl<B: RandomBlock + GpuLayout> Gemv<B> {
             weights.fill(device, w.slice_mut(start..start + B::matrix_bytes(n_rows, n_cols)))?;
         }
         let grid = Grid::x(gemv_blocks(n_rows, blocks * lab.n_multiprocessors()) as u32);
-        // As many as the most demanding format takes.
-        let n_x = gemv_max_vectors(n_vectors) * n_cols.next_multiple_of(256);
+        let [n_words, n_numbers] = match kernel.1 {
+            Some((order, max_vectors)) => order.len(max_vectors, n_cols),
+            None => [0; 2],
+        };
         Ok(Gemv {
             shape,
-            launch,
+            kernel,
             grid,
             allowed,
             n_sets,
@@ -227,8 +236,8 @@ impl<B: RandomBlock + GpuLayout> Gemv<B> {
             w,
             matrix_bytes,
             x: lab.normal(n_sets, n_vectors * n_cols)?,
-            x_words: device.alloc(n_x, Purpose::Other)?,
-            x_numbers: device.alloc(n_x, Purpose::Other)?,
+            x_words: device.alloc(n_words, Purpose::Other)?,
+            x_numbers: device.alloc(n_numbers, Purpose::Other)?,
             peer: peer.map(|make| make(lab, n_sets, [n_rows, n_cols])).transpose()?,
         })
     }
@@ -250,17 +259,23 @@ impl<B: RandomBlock + GpuLayout> Subject for Gemv<B> {
     }
 
     fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
+        let (multiply, order) = self.kernel;
+        let x = self.x.get(set);
+        if let Some((order, max_vectors)) = order {
+            let [n_vectors, _, n_cols] = self.shape;
+            let (words, numbers) = (&mut self.x_words, &mut self.x_numbers);
+            gemv_x(device, order, words, numbers, x, [n_vectors, max_vectors, n_cols])?;
+        }
         let start = set * self.matrix_bytes;
-        let w = self.w.slice(start..start + self.matrix_bytes);
         let args = Args {
             y: self.y.get_mut(set),
-            w,
-            x: self.x.get(set),
-            x_words: &mut self.x_words,
-            x_numbers: &mut self.x_numbers,
+            w: self.w.slice(start..start + self.matrix_bytes),
+            x,
+            x_words: &self.x_words,
+            x_numbers: &self.x_numbers,
             shape: self.shape.map(|n| n as u32),
         };
-        (self.launch)(device, args, self.grid)
+        multiply(device, args, self.grid)
     }
 
     fn reset(&mut self, device: &Cuda) -> Result<()> {

@@ -1,12 +1,12 @@
-//! Products of quantised weights: integers on the tensor cores.
+//! Products of quantised weights and one vector: integers on the tensor cores.
 //!
 //! x is put into fixed point, with a scale for the stretch that shares a scale of the weights: x ≈ s · (256 · hi + lo), hi
 //! and lo signed bytes, which leaves 16 bits of the largest element. Both are columns of one matrix b, so one `mma` makes
 //! Σ q · hi and Σ q · lo; 256 times the one plus the other is Σ q · x / s exactly, in 32 bits. Eight columns hold four
-//! vectors; or, with one vector, four stretches, each with zeros in the `mma` of the others: then the four lanes of a row
-//! have one stretch each to scale. An offset is multiplied with Σ x of the stretch, as exact.
+//! stretches, each with zeros in the `mma` of the others: so the four lanes of a row have one stretch each to scale. An offset is multiplied with Σ x of the stretch, as exact.
 
-use super::{Product, Vectors, XOrder, XTile};
+use super::one::XTile;
+use super::{Product, Vectors, XOrder};
 use crate::quant::fragments::{Fragments, QuantFragments, SharedTile};
 use crate::quant::{IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use crate::simt::prelude::*;
@@ -29,19 +29,14 @@ macro_rules! quant_product {
             const LANES_SHARE: bool = true;
             // The conversion of a sum to f32, and its product with the scale of x.
             const PRODUCT_CHAIN: usize = 2;
-            // With one vector a lane has a fourth of them.
+            // A lane has a fourth of them.
             const TILE_CHAIN: usize = Self::TILE_COLS / Self::SUB * Self::X_NUMBERS;
 
             const X_ORDER: XOrder = XOrder::Fixed { stretch: Self::SUB, has_sums: Self::HAS_OFFSET };
 
             #[inline(always)]
-            fn add_tile<const V: usize, const NT: usize>(
-                sums: &mut [[f32; 2]; NT],
-                tile: SharedTile,
-                x_tile: XTile,
-                col_tile: usize,
-            ) {
-                add_products::<Self, V, NT>(sums, tile, x_tile, col_tile);
+            fn add_tile(sums: &mut [f32; 2], tile: SharedTile, x_tile: XTile, col_tile: usize) {
+                add_products::<Self>(sums, tile, x_tile, col_tile);
             }
         }
     )+};
@@ -49,31 +44,20 @@ macro_rules! quant_product {
 
 quant_product!(Q2_K, Q3_K, IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K);
 
-/// Matrix b `nt` of fragment f, which covers 4 / V stretches, begins at word
-/// (f · NT + nt) · 2 · SUB: those of each lane in order, one for a stretch of 16 columns, two for one of 32. Column 2 k + p of it is part p (hi, lo) of vector k % V in
-/// stretch k / V. The numbers of k are at (f · NT + nt) · 4 + k.
+/// Matrix b of fragment f, which covers four stretches, begins at word 2 f · SUB: those of each lane in order, one for a stretch
+/// of 16 columns, two for one of 32. Column 2 k + p of it is part p (hi, lo) of x in stretch k. The numbers of k are at 4 f + k.
 ///
-/// Converts four columns, those of thread i of as many as there are. V · `n_matrices` vectors; zeros where there are none.
+/// Converts four columns, those of thread i of as many as there are; zeros where there are none.
 #[inline(always)]
-pub fn convert<const SUB: usize, const HAS_SUMS: bool, const V: usize>(
-    to: (Out<u32>, Out<f32>),
-    x: Vectors,
-    n_matrices: usize,
-    i: usize,
-) {
+pub fn convert<const SUB: usize, const HAS_SUMS: bool>(to: (Out<u32>, Out<f32>), x: Vectors, i: usize) {
     let quads = SUB / 4;
-    let (quad, k, matrix) = (i % quads, i / quads % 4, i / quads / 4);
-    let (fragment, vector) = (matrix / n_matrices, matrix % n_matrices * V + k % V);
-    let col = (fragment * (4 / V) + k / V) * SUB + 4 * quad;
-    let mut values = [0.0; 4];
-    if vector < x.n_vectors && col < x.n_cols {
-        values = x.x.load::<4>(vector * x.n_cols + col);
-    }
+    let (quad, k, fragment) = (i % quads, i / quads % 4, i / quads / 4);
+    let values = x.quad(0, (fragment * 4 + k) * SUB + 4 * quad);
     let (scale, inverse) = scale_of::<SUB>(values);
     let biased = values.map_words(|value| math::fma(value, inverse, ROUNDER).to_bits());
     let parts = [biased.map_words(|bits| bits.wrapping_add(128)).bytes(1), biased.bytes(0)];
     let (words, numbers) = to;
-    let place = |part: usize| (matrix * 32 + 4 * (2 * k + part) + quad % 4) * (SUB / 16);
+    let place = |part: usize| (fragment * 32 + 4 * (2 * k + part) + quad % 4) * (SUB / 16);
     if SUB == 32 {
         // The other lane with words of the same lane of b: one stores both of hi, one both of lo.
         let part = quad / 4;
@@ -83,7 +67,7 @@ pub fn convert<const SUB: usize, const HAS_SUMS: bool, const V: usize>(
         words.set(place(0), parts[0]);
         words.set(place(1), parts[1]);
     }
-    let number = matrix * 4 + k;
+    let number = fragment * 4 + k;
     if HAS_SUMS {
         let sum = sum_of::<SUB>(parts);
         if quad == 0 {
@@ -155,71 +139,55 @@ fn sum_of<const SUB: usize>(parts: [u32; 2]) -> f32 {
 }
 
 #[inline(always)]
-fn add_products<Q: Product + QuantFragments, const V: usize, const NT: usize>(
-    sums: &mut [[f32; 2]; NT],
+fn add_products<Q: Product + QuantFragments>(
+    sums: &mut [f32; 2],
     tile: SharedTile,
     x_tile: XTile,
     col_tile: usize,
 ) {
     let lane = warp::lane_id() as usize;
     let (g, c) = (lane / 4, lane % 4);
-    let stretches = 4 / V;
-    // The stretch of a fragment to whose column the lane's words of b belong, and to whose sum its result.
-    let (b_stretch, c_stretch) = (lane / (8 * V), c / V);
-    let fragments = Q::TILE_COLS / Q::SUB / stretches;
+    // The stretch of a fragment to whose column the lane's words of b belong; its results belong to the c-th.
+    let b_stretch = lane / 8;
+    let fragments = Q::TILE_COLS / Q::SUB / 4;
 
-    // The scales that this lane needs: of every (4 / V)-th sub-block with V = 1, else of all.
-    let mut scales = [Q::scales(tile, g, c_stretch); 4];
-    let mut i = 1;
-    while i < 4 / stretches {
-        scales[i] = Q::scales(tile, g, i * stretches + c_stretch);
-        i += 1;
-    }
+    let scales = Q::scales(tile, g, c);
     let mut quants = Q::quants(tile, lane, 0);
     let mut f = 0;
     while f < fragments {
-        let matrix = (col_tile * fragments + f) * NT;
-        let mut products = [[0; 4]; NT];
+        let fragment = col_tile * fragments + f;
+        let mut products = [0; 4];
         let mut s = 0;
-        while s < stretches {
-            let col = (f * stretches + s) * Q::SUB;
+        while s < 4 {
+            let col = (f * 4 + s) * Q::SUB;
             if col > 0 && col.is_multiple_of(Q::GROUP_COLS) {
                 quants = Q::quants(tile, lane, col / Q::GROUP_COLS);
             }
             let a = Q::words(&quants, col % Q::GROUP_COLS / Q::STEP_COLS);
-            let mut nt = 0;
-            while nt < NT {
-                let keep = |word: u32| if stretches == 1 || s == b_stretch { word } else { 0 };
-                let b = if Q::SUB == 32 {
-                    let [near, far] = x_tile.words.load::<2>(((matrix + nt) * 32 + lane) * 2);
-                    [keep(near), keep(far)]
-                } else {
-                    let word = keep(x_tile.words.get((matrix + nt) * 32 + lane));
-                    if col.is_multiple_of(32) { [word, 0] } else { [0, word] }
-                };
-                products[nt] = matrix::mma_m16n8k32_s8(a, b, products[nt]);
-                nt += 1;
-            }
+            let keep = |word: u32| if s == b_stretch { word } else { 0 };
+            let b = if Q::SUB == 32 {
+                let [near, far] = x_tile.words.load::<2>((fragment * 32 + lane) * 2);
+                [keep(near), keep(far)]
+            } else {
+                let word = keep(x_tile.words.get(fragment * 32 + lane));
+                if col.is_multiple_of(32) { [word, 0] } else { [0, word] }
+            };
+            products = matrix::mma_m16n8k32_s8(a, b, products);
             s += 1;
         }
-        let (t, of) = (f * stretches / 4, f % (4 / stretches));
-        let mut nt = 0;
-        while nt < NT {
-            let number = (matrix + nt) * 4 + c;
-            let [x_scale, x_sum] = if Q::HAS_OFFSET {
-                x_tile.numbers.load::<2>(2 * number)
-            } else {
-                [x_tile.numbers.get(number), 0.0]
-            };
-            let mut half = 0;
-            while half < 2 {
-                let product = 256 * products[nt][2 * half] + products[nt][2 * half + 1];
-                let (scale, offset) = (Q::scale(&scales[of], t, half), Q::offset(&scales[of], t, half));
-                let sum = math::fma(scale, x_scale * product as f32, sums[nt][half]);
-                sums[nt][half] = if Q::HAS_OFFSET { math::fma(offset, x_sum, sum) } else { sum };
-                half += 1;
-            }
-            nt += 1;
+        let number = fragment * 4 + c;
+        let [x_scale, x_sum] = if Q::HAS_OFFSET {
+            x_tile.numbers.load::<2>(2 * number)
+        } else {
+            [x_tile.numbers.get(number), 0.0]
+        };
+        let mut half = 0;
+        while half < 2 {
+            let product = 256 * products[2 * half] + products[2 * half + 1];
+            let (scale, offset) = (Q::scale(&scales, f, half), Q::offset(&scales, f, half));
+            let sum = math::fma(scale, x_scale * product as f32, sums[half]);
+            sums[half] = if Q::HAS_OFFSET { math::fma(offset, x_sum, sum) } else { sum };
+            half += 1;
         }
         f += 1;
     }

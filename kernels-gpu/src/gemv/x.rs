@@ -1,6 +1,8 @@
 //! Vectors in the form in which they are multiplied, and in the order in which blocks copy them to shared memory: made once
 //! for all blocks of a launch, and for all matrices whose formats share an [`XOrder`].
 
+use super::parts::{self, CHUNK_COLS, PartFloat};
+use super::several::{Several, n_matrices, n_parts};
 use super::{MAX_VECTORS, Product, float, quant};
 use crate::quant::{BF16, F16};
 use crate::simt::prelude::*;
@@ -8,7 +10,7 @@ use crate::simt::prelude::*;
 /// Threads of a block.
 pub const X_THREADS: u32 = 128;
 /// Columns are padded with zeros to a multiple of this: whole tiles of every format.
-const PADDED_COLS: usize = 256;
+const PADDED_COLS: usize = CHUNK_COLS;
 
 /// The form and order of converted vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,15 @@ pub enum XOrder {
         /// Whether the sum of a stretch goes with its scale.
         has_sums: bool,
     },
+    /// Several vectors as parts: `gemv_x_parts`, `gemv_x_parts_16` and so on.
+    Parts {
+        /// Whether parts are bf16, not f16.
+        is_bf16: bool,
+        /// 1 or 2.
+        n_parts: usize,
+        /// Columns over which there are sums; 0 if there are none.
+        sum_cols: usize,
+    },
 }
 
 impl XOrder {
@@ -34,6 +45,9 @@ impl XOrder {
         match self {
             XOrder::F16 | XOrder::BF16 => [n, n / 64],
             XOrder::Fixed { stretch, has_sums } => [n / 2, n / stretch * if has_sums { 2 } else { 1 }],
+            XOrder::Parts { n_parts, sum_cols, .. } => {
+                parts::len(n_matrices(max_vectors, n_parts), n_parts, sum_cols, n_cols)
+            }
         }
     }
 }
@@ -46,8 +60,25 @@ pub struct Vectors {
     pub(super) n_cols: usize,
 }
 
+impl Vectors {
+    /// Columns `col` to `col + 3` of a vector; zeros where there are none.
+    #[inline(always)]
+    #[track_caller]
+    pub(super) fn quad(self, vector: usize, col: usize) -> [f32; 4] {
+        let start = vector * self.n_cols + col;
+        if vector >= self.n_vectors || col >= self.n_cols {
+            [0.0; 4]
+        } else if self.n_cols.is_multiple_of(4) {
+            self.x.load::<4>(start)
+        } else {
+            let get = |i| if col + i < self.n_cols { self.x.get(start + i) } else { 0.0 };
+            [get(0), get(1), get(2), get(3)]
+        }
+    }
+}
+
 macro_rules! conversions {
-    ($($kernel:ident, $form:literal, $one:expr, $four:expr;)+) => {$(
+    ($($kernel:ident, $form:literal, |$to:ident, $x:ident, $max_vectors:ident, $i:ident| $convert:expr;)+) => {$(
         #[doc = concat!("Brings vectors to ", $form, " and into the order of a launch for up to `max_vectors` vectors.")]
         ///
         /// `words`, `numbers`: as many as [`XOrder::len`] says; `x [n_vectors, n_cols]`.
@@ -67,38 +98,41 @@ macro_rules! conversions {
         ) {
             pdl::launch_dependents();
             pdl::wait();
-            let x = Vectors { x, n_vectors: n_vectors as usize, n_cols: n_cols as usize };
-            let max_vectors = max_vectors as usize;
-            let i = (thread::block_idx_x() * X_THREADS + thread::thread_idx_x()) as usize;
+            let $x = Vectors { x, n_vectors: n_vectors as usize, n_cols: n_cols as usize };
+            let ($to, $max_vectors) = ((words, numbers), max_vectors as usize);
+            let $i = (thread::block_idx_x() * X_THREADS + thread::thread_idx_x()) as usize;
             // Whole warps.
-            if i < n_quads(max_vectors, x.n_cols) {
-                if max_vectors == 1 {
-                    $one((words, numbers), x, 1, i);
-                } else {
-                    $four((words, numbers), x, max_vectors / 4, i);
-                }
+            if $i < n_threads($max_vectors, $x.n_cols) {
+                $convert;
             }
         }
     )+};
 }
 
 conversions! {
-    gemv_x_f16, "pairs of f16 with a scale for each tile of columns", float::convert::<F16, 1>, float::convert::<F16, 4>;
-    gemv_x_bf16, "pairs of bf16", float::convert::<BF16, 1>, float::convert::<BF16, 4>;
-    gemv_x_16, "fixed point with a scale for 16 columns", quant::convert::<16, false, 1>, quant::convert::<16, false, 4>;
-    gemv_x_16_sums, "fixed point with a scale and a sum for 16 columns", quant::convert::<16, true, 1>, quant::convert::<16, true, 4>;
-    gemv_x_32, "fixed point with a scale for 32 columns", quant::convert::<32, false, 1>, quant::convert::<32, false, 4>;
-    gemv_x_32_sums, "fixed point with a scale and a sum for 32 columns", quant::convert::<32, true, 1>, quant::convert::<32, true, 4>;
+    gemv_x_f16, "pairs of f16 with a scale for each tile of columns", |to, x, n, i| float::convert::<F16>(to, x, i);
+    gemv_x_bf16, "pairs of bf16", |to, x, n, i| float::convert::<BF16>(to, x, i);
+    gemv_x_16, "fixed point with a scale for 16 columns", |to, x, n, i| quant::convert::<16, false>(to, x, i);
+    gemv_x_16_sums, "fixed point with a scale and a sum for 16 columns", |to, x, n, i| quant::convert::<16, true>(to, x, i);
+    gemv_x_32, "fixed point with a scale for 32 columns", |to, x, n, i| quant::convert::<32, false>(to, x, i);
+    gemv_x_32_sums, "fixed point with a scale and a sum for 32 columns", |to, x, n, i| quant::convert::<32, true>(to, x, i);
+    gemv_x_one, "f16", |to, x, n, i| parts::convert::<f16, 1, 0>(to, x, n / 8, i);
+    gemv_x_one_16, "f16 with sums of 16 columns", |to, x, n, i| parts::convert::<f16, 1, 16>(to, x, n / 8, i);
+    gemv_x_one_32, "f16 with sums of 32 columns", |to, x, n, i| parts::convert::<f16, 1, 32>(to, x, n / 8, i);
+    gemv_x_two, "pairs of f16", |to, x, n, i| parts::convert::<f16, 2, 0>(to, x, n / 4, i);
+    gemv_x_two_16, "pairs of f16 with sums of 16 columns", |to, x, n, i| parts::convert::<f16, 2, 16>(to, x, n / 4, i);
+    gemv_x_two_32, "pairs of f16 with sums of 32 columns", |to, x, n, i| parts::convert::<f16, 2, 32>(to, x, n / 4, i);
+    gemv_x_two_bf16, "pairs of bf16", |to, x, n, i| parts::convert::<bf16, 2, 0>(to, x, n / 4, i);
 }
 
-/// Four columns of a vector each, with the padding.
-const fn n_quads(max_vectors: usize, n_cols: usize) -> usize {
-    n_cols.next_multiple_of(PADDED_COLS) * max_vectors / 4
+/// One for four columns of one vector, or for eight of one of several; with the padding.
+const fn n_threads(max_vectors: usize, n_cols: usize) -> usize {
+    n_cols.next_multiple_of(PADDED_COLS) * max_vectors / if max_vectors == 1 { 4 } else { 8 }
 }
 
 /// Blocks of a conversion.
 pub const fn gemv_x_blocks(max_vectors: usize, n_cols: usize) -> usize {
-    n_quads(max_vectors, n_cols).div_ceil(X_THREADS as usize)
+    n_threads(max_vectors, n_cols).div_ceil(X_THREADS as usize)
 }
 
 /// Vectors that the smallest kernel for `n_vectors` takes: 1, 4, 8 or 16.
@@ -115,7 +149,22 @@ pub const fn gemv_max_vectors(n_vectors: usize) -> usize {
     }
 }
 
-/// Words and numbers that hold the vectors for a format.
-pub const fn gemv_x_len<Q: Product>(max_vectors: usize, n_cols: usize) -> [usize; 2] {
-    Q::X_ORDER.len(max_vectors, n_cols)
+/// The form and order of vectors for a format's kernel for up to so many.
+pub const fn gemv_x_order<Q: Product + Several>(max_vectors: usize) -> XOrder {
+    if max_vectors == 1 {
+        return Q::X_ORDER;
+    }
+    XOrder::Parts { is_bf16: Q::Float::IS_BF16, n_parts: n_parts::<Q>(max_vectors), sum_cols: Q::SUM_COLS }
+}
+
+/// How far an element of x may be from what such a kernel multiplies instead: relatively, and as a part of the largest magnitude
+/// among neighbours, as many as the third number says.
+pub const fn gemv_x_error<Q: Product + Several>(max_vectors: usize) -> (f64, f64, usize) {
+    if max_vectors == 1 {
+        let [relative, of_largest] = Q::X_ERROR;
+        return (relative, of_largest, Q::X_SCALE_COLS);
+    }
+    let rounding = if Q::Float::IS_BF16 { float::BF16_ROUNDING } else { float::F16_ROUNDING };
+    let relative = if n_parts::<Q>(max_vectors) == 2 { rounding * rounding } else { rounding };
+    (relative, if Q::Float::IS_BF16 { 0.0 } else { float::F16_REST }, CHUNK_COLS)
 }

@@ -215,8 +215,20 @@ pub trait QuantFragments: Fragments {
     /// Loads them; g and c may be any, not only the lane's own.
     fn scales<T: TileBytes>(tile: T, g: usize, c: usize) -> Self::Scales;
 
-    /// What an element is multiplied by, in sub-block 4 · `t` + c of row g + 8 · `half`.
-    fn scale(scales: &Self::Scales, t: usize, half: usize) -> f32;
+    /// What an element is multiplied by, in sub-block 4 · `t` + c of row g + 8 · `half`, but for the row's factor.
+    fn level(scales: &Self::Scales, t: usize, half: usize) -> f32;
+
+    /// The factor of row g + 8 · `half`.
+    #[inline(always)]
+    fn factor(_: &Self::Scales, _half: usize) -> f32 {
+        1.0
+    }
+
+    /// What an element is multiplied by.
+    #[inline(always)]
+    fn scale(scales: &Self::Scales, t: usize, half: usize) -> f32 {
+        Self::factor(scales, half) * Self::level(scales, t, half)
+    }
 
     /// What is added to the product.
     fn offset(scales: &Self::Scales, t: usize, half: usize) -> f32;
@@ -227,7 +239,22 @@ pub trait QuantFragments: Fragments {
     fn half_words(quants: &Self::Quants, step: usize, _zero: u32) -> [u32; 4] {
         Self::words(quants, step)
     }
+
+    /// The offset again, as an f16's bits times [`Self::offset_factor`].
+    #[inline(always)]
+    fn offset_bits(_: &Self::Scales, _t: usize, _half: usize) -> u32 {
+        0
+    }
+
+    /// The factor of a row's offsets.
+    #[inline(always)]
+    fn offset_factor(_: &Self::Scales, _half: usize) -> f32 {
+        0.0
+    }
 }
+
+/// The factor of a number from 0 to 1023 whose bits are taken as those of an f16: 2²⁴.
+pub const FROM_BITS: f32 = 16_777_216.0;
 
 /// Byte of a matrix of `n_cols` columns at which a tile begins.
 #[inline(always)]

@@ -5,6 +5,7 @@ use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Purpose};
 use kernels_gpu::quant::layout::GpuLayout;
 use kernels_gpu::quant::{
     BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+    QuantBlock,
 };
 use kernels_gpu::simt::emulator::{Emulator, Space, View};
 use testkit::compare::{assert_same_bits, assert_within, dot_bound, linear_magnitudes};
@@ -36,33 +37,18 @@ struct Case {
 }
 
 /// Brings vectors to the form and order that a format's kernels take.
-fn converted<Q: Product, D: Device>(
+fn converted<Q: Product + Several, D: Device>(
     device: &D,
     x: &[f32],
     [n_vectors, max_vectors, n_cols]: [usize; 3],
 ) -> (DeviceBuffer<u32>, DeviceBuffer<f32>) {
     let x = &device.upload(x, Purpose::Activations).unwrap();
-    let [n_words, n_numbers] = gemv_x_len::<Q>(max_vectors, n_cols);
-    let mut words_buffer = device.alloc(n_words, Purpose::Other).unwrap();
-    let mut numbers_buffer = device.alloc(n_numbers, Purpose::Other).unwrap();
-    let (words, numbers) = (&mut words_buffer, &mut numbers_buffer);
-    let grid = Grid::x(gemv_x_blocks(max_vectors, n_cols) as u32);
-    let [n_vectors, max_vectors, n_cols] = [n_vectors, max_vectors, n_cols].map(|n| n as u32);
-    macro_rules! launch {
-        ($kernel:ident) => {
-            device.launch($kernel { words, numbers, x, n_vectors, max_vectors, n_cols }, grid)
-        };
-    }
-    match Q::X_ORDER {
-        XOrder::F16 => launch!(gemv_x_f16),
-        XOrder::BF16 => launch!(gemv_x_bf16),
-        XOrder::Fixed { stretch: 16, has_sums: false } => launch!(gemv_x_16),
-        XOrder::Fixed { stretch: 16, has_sums: true } => launch!(gemv_x_16_sums),
-        XOrder::Fixed { has_sums: false, .. } => launch!(gemv_x_32),
-        XOrder::Fixed { has_sums: true, .. } => launch!(gemv_x_32_sums),
-    }
-    .unwrap();
-    (words_buffer, numbers_buffer)
+    let order = gemv_x_order::<Q>(max_vectors);
+    let [n_words, n_numbers] = order.len(max_vectors, n_cols);
+    let mut words = device.alloc(n_words, Purpose::Other).unwrap();
+    let mut numbers = device.alloc(n_numbers, Purpose::Other).unwrap();
+    gemv_x(device, order, &mut words, &mut numbers, x, [n_vectors, max_vectors, n_cols]).unwrap();
+    (words, numbers)
 }
 
 /// One vector and one block.
@@ -87,8 +73,8 @@ fn vectors(rng: &mut Rng, n: usize, n_cols: usize) -> Vec<f32> {
 }
 
 /// What each element of x may be off by in a product, as a bound.
-fn x_errors<Q: Product>(x: &[f32], n_cols: usize) -> Vec<f64> {
-    let [relative, of_largest] = Q::X_ERROR;
+fn x_errors<Q: Product + Several>(x: &[f32], n_cols: usize, max_vectors: usize) -> Vec<f64> {
+    let (relative, of_largest, n_neighbours) = gemv_x_error::<Q>(max_vectors);
     let errors = |stretch: &[f32]| {
         let largest = stretch.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
         stretch
@@ -96,13 +82,13 @@ fn x_errors<Q: Product>(x: &[f32], n_cols: usize) -> Vec<f64> {
             .map(move |x| relative * f64::from(x.abs()) + of_largest * f64::from(largest))
             .collect::<Vec<_>>()
     };
-    x.chunks(n_cols).flat_map(|x| x.chunks(Q::X_SCALE_COLS)).flat_map(errors).collect()
+    x.chunks(n_cols).flat_map(|x| x.chunks(n_neighbours)).flat_map(errors).collect()
 }
 
 /// Compares with the reference and returns the result. The reference's weights are decoded, so rounded once where
 /// there is a minimum; the kernel's products are not: one rounding more than its own chain. With weights off by nothing and x
 /// by e, a result is off by Σ |w · e| more.
-fn check<Q: RandomBlock + GpuLayout + Product, D: Device>(
+fn check<Q: RandomBlock + GpuLayout + Product + Several, D: Device>(
     device: &D,
     launch: Launcher<D>,
     case: Case,
@@ -131,7 +117,7 @@ fn check<Q: RandomBlock + GpuLayout + Product, D: Device>(
         reference::linear(&mut y, w, x, n_cols);
         y
     };
-    let (magnitudes, errors) = (magnitudes(&blocks), x_errors::<Q>(&x, n_cols));
+    let (magnitudes, errors) = (magnitudes(&blocks), x_errors::<Q>(&x, n_cols, max_vectors));
     let x_magnitudes: Vec<f64> = x.iter().zip(&errors).map(|(&x, e)| f64::from(x).abs() + e).collect();
     let expected = linear(&widen(&w), &widen(&x));
     let (sums, x_errors) = (linear(&magnitudes, &x_magnitudes), linear(&magnitudes, &errors));
@@ -145,7 +131,7 @@ fn check<Q: RandomBlock + GpuLayout + Product, D: Device>(
 }
 
 /// One block for all rows, and one for each 16, must agree in every bit.
-fn check_grids<Q: RandomBlock + GpuLayout + Product, D: Device>(device: &D, launch: Launcher<D>) {
+fn check_grids<Q: RandomBlock + GpuLayout + Product + Several, D: Device>(device: &D, launch: Launcher<D>) {
     let case = one(53, 512);
     let many = check::<Q, D>(device, launch, Case { n_blocks: gemv_blocks(53, 132), ..case });
     let one = check::<Q, D>(device, launch, case);
@@ -153,14 +139,14 @@ fn check_grids<Q: RandomBlock + GpuLayout + Product, D: Device>(device: &D, laun
 }
 
 /// A vector among others must have the result that it has alone, in every bit: here the last of five.
-fn check_batch<Q: RandomBlock + GpuLayout + Product, D: Device>(device: &D, launch: Launcher<D>) {
+fn check_batch<Q: RandomBlock + GpuLayout + Product + Several, D: Device>(device: &D, launch: Launcher<D>) {
     let all = check::<Q, D>(device, launch, several(17, 512, 5, 8));
     let more = check::<Q, D>(device, launch, several(17, 512, 5, 16));
     assert_same_bits(Q::NAME, &all, &more, &[5, 17]);
 }
 
 /// No bank conflict; and quants in as few sectors as hold them, each once.
-fn check_costs<Q: RandomBlock + GpuLayout + Product>(launch: Launcher<Emulator>) {
+fn check_costs<Q: RandomBlock + GpuLayout + Product + Several>(launch: Launcher<Emulator>) {
     for case in [one(32, 2048), several(32, 2048, 4, 4), several(16, 1024, 8, 8), several(16, 1024, 16, 16)] {
         let device = Emulator::checked().counting();
         check::<Q, _>(&device, launch, case);
@@ -196,7 +182,12 @@ macro_rules! formats {
             pub fn launch<D: Device>(device: &D, args: Args<'_>, grid: Grid, max_vectors: usize) {
                 let Args { y, w, x, x_numbers, n_vectors, n_rows, n_cols } = args;
                 match max_vectors {
-                    1 => device.launch($one { y, w, x, x_numbers, n_rows, n_cols }, grid),
+                    1 => {
+                        let (y, none) = y.split_at_mut(n_rows as usize);
+                        let (y_b, y_c) = none.split_at_mut(0);
+                        let (w_b, w_c, n_rows_b, n_rows_c) = (w, w, 0, 0);
+                        device.launch($one { y, y_b, y_c, w, w_b, w_c, x, x_numbers, n_rows, n_rows_b, n_rows_c, n_cols }, grid)
+                    }
                     4 => device.launch($four { y, w, x, x_numbers, n_vectors, n_rows, n_cols }, grid),
                     8 => device.launch($eight { y, w, x, x_numbers, n_vectors, n_rows, n_cols }, grid),
                     _ => device.launch($sixteen { y, w, x, x_numbers, n_vectors, n_rows, n_cols }, grid),
@@ -221,7 +212,7 @@ macro_rules! formats {
             }
 
             #[test]
-            fn sixteen_vectors_in_two_passes() {
+            fn sixteen_vectors() {
                 on_every_device!(|device| check::<$block, _>(device, launch, several(17, 1024 + 256, 16, 16)));
             }
 
@@ -352,10 +343,61 @@ fn x_larger_than_shared_memory() {
     on_every_device!(|device| check::<F16, _>(device, f16::launch, case));
 }
 
+/// Tiles of rows for as many warps as a block has and for fewer, in one turn and in two, and columns that do not divide.
+#[test]
+fn several_tiles_of_rows_a_block() {
+    for n_rows in [33, 50, 16 * 9 + 3] {
+        on_every_device!(|device| check::<Q4_K, _>(device, q4_k::launch, several(n_rows, 768, 6, 8)));
+        on_every_device!(|device| check::<Q5_1, _>(device, q5_1::launch, several(n_rows, 384, 3, 4)));
+        on_every_device!(|device| check::<F16, _>(device, f16::launch, several(n_rows, 320, 16, 16)));
+    }
+}
+
+/// Three matrices in one launch must have the results of three launches, in every bit, on few blocks and on many.
+#[test]
+fn three_matrices_in_one_launch() {
+    fn check_three<D: Device>(device: &D) {
+        const N_COLS: usize = 512;
+        let mut rng = Rng::new(9);
+        let shapes = [35, 3, 16];
+        let matrix = |rng: &mut Rng, n_rows: usize| {
+            let (blocks, _) = weights::<Q4_K>(rng, n_rows * N_COLS / Q4_K::ELEMENTS);
+            device.upload(&packed(&blocks, N_COLS), Purpose::Weights).unwrap()
+        };
+        let ws = shapes.map(|n_rows| matrix(&mut rng, n_rows));
+        let [w, w_b, w_c] = &ws;
+        let (x, x_numbers) = &converted::<Q4_K, D>(device, &vectors(&mut rng, 1, N_COLS), [1, 1, N_COLS]);
+        let [n_rows, n_rows_b, n_rows_c] = shapes.map(|n| n as u32);
+        let alone = [w, w_b, w_c].into_iter().zip(shapes).map(|(w, n_rows)| {
+            let mut y = device.alloc(n_rows, Purpose::Activations).unwrap();
+            let (n_rows, n_cols) = (n_rows as u32, N_COLS as u32);
+            let args = Args { y: &mut y, w, x, x_numbers, n_vectors: 1, n_rows, n_cols };
+            q4_k::launch(device, args, Grid::x(1), 1);
+            device.download(&y).unwrap()
+        });
+        let alone: Vec<Vec<f32>> = alone.collect();
+        for n_blocks in [1, 2, 5] {
+            let mut ys = shapes.map(|n_rows| device.alloc::<f32>(n_rows, Purpose::Activations).unwrap());
+            let [y, y_b, y_c] = &mut ys;
+            let n_cols = N_COLS as u32;
+            let gemv =
+                gemv_q4_k { y, y_b, y_c, w, w_b, w_c, x, x_numbers, n_rows, n_rows_b, n_rows_c, n_cols };
+            device.launch(gemv, Grid::x(n_blocks)).unwrap();
+            for (y, alone) in ys.iter().zip(&alone) {
+                assert_same_bits("three", &device.download(y).unwrap(), alone, &[alone.len()]);
+            }
+        }
+    }
+    on_every_device!(|device| check_three(device));
+}
+
 /// An element of x that is no number, or infinite, must show in the result.
 #[test]
 fn no_number_is_lost() {
-    fn check_lost<Q: RandomBlock + GpuLayout + Product, D: Device>(device: &D, launch: Launcher<D>) {
+    fn check_lost<Q: RandomBlock + GpuLayout + Product + Several, D: Device>(
+        device: &D,
+        launch: Launcher<D>,
+    ) {
         for lost in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let (blocks, _) = weights::<Q>(&mut Rng::new(3), 16 * 256 / Q::ELEMENTS);
             let w = device.upload(&packed(&blocks, 256), Purpose::Weights).unwrap();

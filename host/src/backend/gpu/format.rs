@@ -5,6 +5,7 @@ use kernels_gpu::gemm::*;
 use kernels_gpu::gemm_quant::plan::Plan;
 use kernels_gpu::gemv::{self, *};
 use kernels_gpu::launch::{Device, DeviceSlice, Grid};
+use kernels_gpu::quant::fragments::TILE_ROWS;
 use kernels_gpu::quant::layout::GpuLayout;
 use kernels_gpu::quant::{self, QuantBlock};
 use kernels_gpu::repack::*;
@@ -154,13 +155,14 @@ impl Format {
         if self.0 == GgmlType::F32 { 1 } else { gemv::MAX_VECTORS }
     }
 
-    /// The form in which [`Self::gemv`] takes vectors; none if as they are.
-    pub fn x_order(self) -> Option<XOrder> {
+    /// The form in which [`Self::gemv`] takes so many vectors; none if as they are.
+    pub fn x_order(self, n_vectors: usize) -> Option<XOrder> {
+        let max_vectors = gemv_max_vectors(n_vectors);
         macro_rules! order {
             ($($ty:ident),+) => {
                 match self.0 {
                     GgmlType::F32 => None,
-                    $(GgmlType::$ty => Some(<quant::$ty as Product>::X_ORDER),)+
+                    $(GgmlType::$ty => Some(gemv_x_order::<quant::$ty>(max_vectors)),)+
                     other => unreachable!("Format::new admits no {}", other.name()),
                 }
             };
@@ -181,6 +183,46 @@ impl Format {
         device.launch(gemv_f32 { y, w, x, n_rows: u32_of(n_rows), n_cols: u32_of(n_cols) }, grid)
     }
 
+    /// y[o] = Σ w[o, k] · x[k] for one vector and each (y, w, number of rows), in one launch with at most `max_blocks` blocks.
+    ///
+    /// # Panics
+    /// If there is no product or there are more than [`gemv::MATRICES`], or the vector is not in the format's form.
+    pub fn gemv_one<'a, D: Device>(
+        self,
+        device: &D,
+        products: impl IntoIterator<Item = (&'a mut DeviceSlice<f32>, &'a DeviceSlice<u8>, usize)>,
+        x: ConvertedX<'_>,
+        n_cols: usize,
+        max_blocks: usize,
+    ) -> Result<(), D::Error> {
+        let ConvertedX { order, words: x, numbers: x_numbers, n_vectors } = x;
+        self.check_x(order, n_vectors);
+        let mut products = products.into_iter();
+        let (y, w, n_rows) = products.next().expect("a product");
+        let (y, none) = y.split_at_mut(n_rows);
+        let (none_b, none_c) = none.split_at_mut(0);
+        let (y_b, w_b, n_rows_b) = products.next().unwrap_or((none_b, w, 0));
+        let (y_c, w_c, n_rows_c) = products.next().unwrap_or((none_c, w, 0));
+        assert!(n_vectors == 1 && products.next().is_none(), "{n_vectors} vectors, or too many matrices");
+        let all_rows: usize =
+            [n_rows, n_rows_b, n_rows_c].map(|n| n.next_multiple_of(TILE_ROWS)).iter().sum();
+        let grid = Grid::x(u32_of(gemv_blocks(all_rows, max_blocks)));
+        let [n_rows, n_rows_b, n_rows_c, n_cols] = [n_rows, n_rows_b, n_rows_c, n_cols].map(u32_of);
+        launch_by_format!(device, self, grid,
+            [gemv_f16: F16, gemv_bf16: BF16, gemv_q4_0: Q4_0, gemv_q4_1: Q4_1, gemv_q5_0: Q5_0,
+             gemv_q5_1: Q5_1, gemv_q8_0: Q8_0, gemv_q4_k: Q4_K, gemv_q5_k: Q5_K, gemv_q6_k: Q6_K,
+             gemv_q2_k: Q2_K, gemv_q3_k: Q3_K, gemv_iq4_nl: IQ4_NL, gemv_iq4_xs: IQ4_XS, gemv_mxfp4: MXFP4],
+            { y: y, y_b: y_b, y_c: y_c, w: w, w_b: w_b, w_c: w_c, x: x, x_numbers: x_numbers,
+              n_rows: n_rows, n_rows_b: n_rows_b, n_rows_c: n_rows_c, n_cols: n_cols })
+    }
+
+    /// # Panics
+    /// If the form is not that of the format.
+    fn check_x(self, order: XOrder, n_vectors: usize) {
+        let needed = self.x_order(n_vectors);
+        assert!(needed == Some(order), "vectors in {order:?}, needed: {needed:?}");
+    }
+
     /// y[t, o] = Σ w[o, k] · x[t, k] for a few vectors, with at most `max_blocks` blocks.
     ///
     /// # Panics
@@ -194,17 +236,15 @@ impl Format {
         [n_rows, n_cols]: [usize; 2],
         max_blocks: usize,
     ) -> Result<(), D::Error> {
+        if x.n_vectors == 1 {
+            return self.gemv_one(device, [(y, w, n_rows)], x, n_cols, max_blocks);
+        }
         let ConvertedX { order, words: x, numbers: x_numbers, n_vectors } = x;
-        assert!(self.x_order() == Some(order), "vectors in {order:?}, needed: {:?}", self.x_order());
+        self.check_x(order, n_vectors);
         let grid = Grid::x(u32_of(gemv_blocks(n_rows, max_blocks)));
         let max_vectors = gemv_max_vectors(n_vectors);
         let [n_rows, n_cols, n_vectors] = [n_rows, n_cols, n_vectors].map(u32_of);
         match max_vectors {
-            1 => launch_by_format!(device, self, grid,
-                [gemv_f16: F16, gemv_bf16: BF16, gemv_q4_0: Q4_0, gemv_q4_1: Q4_1, gemv_q5_0: Q5_0,
-                 gemv_q5_1: Q5_1, gemv_q8_0: Q8_0, gemv_q4_k: Q4_K, gemv_q5_k: Q5_K, gemv_q6_k: Q6_K,
-                 gemv_q2_k: Q2_K, gemv_q3_k: Q3_K, gemv_iq4_nl: IQ4_NL, gemv_iq4_xs: IQ4_XS, gemv_mxfp4: MXFP4],
-                { y: y, w: w, x: x, x_numbers: x_numbers, n_rows: n_rows, n_cols: n_cols }),
             4 => launch_by_format!(device, self, grid,
                 [gemv_f16_n4: F16, gemv_bf16_n4: BF16, gemv_q4_0_n4: Q4_0, gemv_q4_1_n4: Q4_1, gemv_q5_0_n4: Q5_0,
                  gemv_q5_1_n4: Q5_1, gemv_q8_0_n4: Q8_0, gemv_q4_k_n4: Q4_K, gemv_q5_k_n4: Q5_K, gemv_q6_k_n4: Q6_K,
@@ -297,27 +337,8 @@ impl<'a> ConvertedX<'a> {
         x: &DeviceSlice<f32>,
         [n_vectors, n_cols]: [usize; 2],
     ) -> Result<Self, D::Error> {
-        let len = Self::len(order, [n_vectors, n_cols]);
-        assert!([words.len(), numbers.len()] == len, "{} and {}, not {len:?}", words.len(), numbers.len());
-        let max_vectors = gemv_max_vectors(n_vectors);
-        let grid = Grid::x(u32_of(gemv_x_blocks(max_vectors, n_cols)));
-        {
-            let (words, numbers) = (&mut *words, &mut *numbers);
-            let [n_vectors, max_vectors, n_cols] = [n_vectors, max_vectors, n_cols].map(u32_of);
-            macro_rules! launch {
-                ($kernel:ident) => {
-                    device.launch($kernel { words, numbers, x, n_vectors, max_vectors, n_cols }, grid)?
-                };
-            }
-            match order {
-                XOrder::F16 => launch!(gemv_x_f16),
-                XOrder::BF16 => launch!(gemv_x_bf16),
-                XOrder::Fixed { stretch: 16, has_sums: false } => launch!(gemv_x_16),
-                XOrder::Fixed { stretch: 16, has_sums: true } => launch!(gemv_x_16_sums),
-                XOrder::Fixed { has_sums: false, .. } => launch!(gemv_x_32),
-                XOrder::Fixed { has_sums: true, .. } => launch!(gemv_x_32_sums),
-            }
-        }
+        let shape = [n_vectors, gemv_max_vectors(n_vectors), n_cols];
+        gemv_x(device, order, &mut *words, &mut *numbers, x, shape)?;
         Ok(ConvertedX { order, words, numbers, n_vectors })
     }
 

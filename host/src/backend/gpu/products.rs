@@ -1,6 +1,6 @@
 //! Products of matrices and activations: which kernels they go to.
 
-use kernels_gpu::gemv::XOrder;
+use kernels_gpu::gemv::{MATRICES, XOrder};
 use kernels_gpu::launch::{DeviceBuffer, DeviceSlice};
 
 use super::accelerator::{Accelerator, device_error};
@@ -29,7 +29,8 @@ impl<D: Accelerator> Gpu<D> {
         }
         // What x was last converted to.
         let mut converted = None;
-        for (y, w) in ys.into_iter().zip(ws) {
+        let mut products = ys.into_iter().zip(ws).peekable();
+        while let Some((y, w)) = products.next() {
             assert!(w.n_cols == ws[0].n_cols, "{} and {} columns of one input", w.n_cols, ws[0].n_cols);
             let y = rows_mut(y, n_tokens, w.n_rows);
             if self.is_prompt_product(w, n_tokens) {
@@ -37,8 +38,20 @@ impl<D: Accelerator> Gpu<D> {
             } else if n_tokens > w.format.gemv_vectors().max(FEW_TOKENS) {
                 let (bytes, shape) = (w.piece.bytes(), [w.n_rows, w.n_cols]);
                 w.format.gemm(&self.device, y, bytes, x, shape, n_tokens).map_err(device_error)?;
-            } else if let Some(order) = w.format.x_order() {
-                self.matmul_few(y, w, x, order, n_tokens, converted != Some(order))?;
+            } else if let Some(order) = w.format.x_order(n_tokens) {
+                let mut group = vec![(y, w)];
+                // One launch for neighbours of one format.
+                while n_tokens == 1 && group.len() < MATRICES {
+                    let Some((y, w)) = products.next_if(|(_, next)| next.format == w.format) else { break };
+                    assert!(
+                        w.n_cols == ws[0].n_cols,
+                        "{} and {} columns of one input",
+                        w.n_cols,
+                        ws[0].n_cols
+                    );
+                    group.push((rows_mut(y, 1, w.n_rows), w));
+                }
+                self.matmul_few(group, x, order, n_tokens, converted != Some(order))?;
                 converted = Some(order);
             } else {
                 self.matmul_f32_few(y, w, x, n_tokens)?;
@@ -47,18 +60,19 @@ impl<D: Accelerator> Gpu<D> {
         Ok(())
     }
 
-    /// A product with a few vectors, converted now or by the last call.
+    /// Products with a few vectors, converted now or by the last call: of several matrices of one format with one vector, or of
+    /// one with several.
     fn matmul_few(
         &mut self,
-        y: &mut DeviceSlice<f32>,
-        w: &GpuMatrix,
+        products: Vec<(&mut DeviceSlice<f32>, &GpuMatrix)>,
         x: &DeviceSlice<f32>,
         order: XOrder,
         n_tokens: usize,
         is_x_new: bool,
     ) -> Result<(), Error> {
         let Gpu { device, scratch, .. } = self;
-        let x_shape = [n_tokens, w.n_cols];
+        let (format, n_cols) = (products[0].1.format, products[0].1.n_cols);
+        let x_shape = [n_tokens, n_cols];
         let [n_words, n_numbers] = ConvertedX::len(order, x_shape);
         let words = grown(device, &mut scratch.x_words, &mut scratch.outgrown, n_words)?.cast_mut();
         let numbers = grown(device, &mut scratch.x_numbers, &mut scratch.outgrown, n_numbers)?;
@@ -68,8 +82,15 @@ impl<D: Accelerator> Gpu<D> {
             ConvertedX::made(order, words, numbers, n_tokens)
         };
         let max_blocks = GEMV_BLOCKS_PER_MULTIPROCESSOR * device.n_multiprocessors();
-        let shape = [w.n_rows, w.n_cols];
-        w.format.gemv(device, y, w.piece.bytes(), x, shape, max_blocks).map_err(device_error)
+        if n_tokens == 1 {
+            let products = products.into_iter().map(|(y, w)| (y, w.piece.bytes(), w.n_rows));
+            return format.gemv_one(device, products, x, n_cols, max_blocks).map_err(device_error);
+        }
+        for (y, w) in products {
+            let shape = [w.n_rows, n_cols];
+            format.gemv(device, y, w.piece.bytes(), x, shape, max_blocks).map_err(device_error)?;
+        }
+        Ok(())
     }
 
     /// A product with a few vectors and weights in f32, which are read for each of them.

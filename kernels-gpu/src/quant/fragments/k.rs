@@ -9,8 +9,8 @@
 //! `[lane][half]` the bytes of sub-blocks c, c + 4, c + 8, c + 12; `[g]` the halves d, d of row g + 8.
 
 use super::{
-    Fragments, GROUP_BYTES, QuantFragments, TileBytes, bit, half_float, nibbles, pick, pick2, quant_values,
-    quants_byte, row_words, split_row,
+    FROM_BITS, Fragments, GROUP_BYTES, QuantFragments, TileBytes, bit, half_float, nibbles, pick, pick2,
+    quant_values, quants_byte, row_words, split_row,
 };
 use crate::quant::{Q4_K, Q5_K, Q6_K};
 
@@ -189,16 +189,29 @@ macro_rules! format_45 {
             }
 
             #[inline(always)]
-            fn scale(scales: &Scales45, t: usize, half: usize) -> f32 {
-                let scale = (scales.scales & 0x3f3f_3f3f) >> (16 * half + 8 * t);
-                half_float(scales.d, half) * scale as u8 as f32
+            fn level(scales: &Scales45, t: usize, half: usize) -> f32 {
+                ((scales.scales & 0x3f3f_3f3f) >> (16 * half + 8 * t)) as u8 as f32
+            }
+
+            #[inline(always)]
+            fn factor(scales: &Scales45, half: usize) -> f32 {
+                half_float(scales.d, half)
             }
 
             #[inline(always)]
             fn offset(scales: &Scales45, t: usize, half: usize) -> f32 {
+                -(half_float(scales.dmin, half) * Self::offset_bits(scales, t, half) as f32)
+            }
+
+            #[inline(always)]
+            fn offset_bits(scales: &Scales45, t: usize, half: usize) -> u32 {
                 let low = scales.low >> scales.shift & 0x0f0f_0f0f;
-                let min = (low | scales.scales >> 2 & 0x3030_3030) >> (16 * half + 8 * t);
-                -(half_float(scales.dmin, half) * min as u8 as f32)
+                ((low | scales.scales >> 2 & 0x3030_3030) >> (16 * half + 8 * t)) & 0xff
+            }
+
+            #[inline(always)]
+            fn offset_factor(scales: &Scales45, half: usize) -> f32 {
+                -(half_float(scales.dmin, half) * FROM_BITS)
             }
         }
     };
@@ -298,9 +311,13 @@ impl QuantFragments for Q6_K {
     }
 
     #[inline(always)]
-    fn scale(scales: &[u32; 3], t: usize, half: usize) -> f32 {
-        let scale = (pick2([scales[0], scales[1]], half) >> (8 * t)) as u8 as i8;
-        half_float(scales[2], half) * 0.25 * scale as f32
+    fn level(scales: &[u32; 3], t: usize, half: usize) -> f32 {
+        (pick2([scales[0], scales[1]], half) >> (8 * t)) as u8 as i8 as f32
+    }
+
+    #[inline(always)]
+    fn factor(scales: &[u32; 3], half: usize) -> f32 {
+        half_float(scales[2], half) * 0.25
     }
 
     #[inline(always)]

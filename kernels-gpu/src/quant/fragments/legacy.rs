@@ -143,7 +143,7 @@ macro_rules! nibble_format {
             }
 
             #[inline(always)]
-            fn scale(scales: &[u32; 2], _: usize, half: usize) -> f32 {
+            fn level(scales: &[u32; 2], _: usize, half: usize) -> f32 {
                 if Self::HAS_MIN {
                     half_float(pick2(*scales, half), 0)
                 } else {
@@ -154,6 +154,16 @@ macro_rules! nibble_format {
             #[inline(always)]
             fn offset(scales: &[u32; 2], _: usize, half: usize) -> f32 {
                 if Self::HAS_MIN { half_float(pick2(*scales, half), 1) } else { 0.0 }
+            }
+
+            #[inline(always)]
+            fn offset_bits(scales: &[u32; 2], _: usize, half: usize) -> u32 {
+                if Self::HAS_MIN { pick2(*scales, half) >> 16 } else { 0 }
+            }
+
+            #[inline(always)]
+            fn offset_factor(_: &[u32; 2], _: usize) -> f32 {
+                if Self::HAS_MIN { 1.0 } else { 0.0 }
             }
         }
     };
@@ -225,7 +235,7 @@ impl QuantFragments for Q8_0 {
     }
 
     #[inline(always)]
-    fn scale(scales: &u32, _: usize, half: usize) -> f32 {
+    fn level(scales: &u32, _: usize, half: usize) -> f32 {
         half_float(*scales, half)
     }
 

@@ -8,8 +8,8 @@
 //! of row g + 8.
 
 use super::{
-    Fragments, GROUP_BYTES, QuantFragments, TileBytes, bit, half_float, pick, quant_values, quants_byte,
-    row_words, split_row,
+    FROM_BITS, Fragments, GROUP_BYTES, QuantFragments, TileBytes, bit, half_float, pick, quant_values,
+    quants_byte, row_words, split_row,
 };
 use crate::quant::{Q2_K, Q3_K};
 
@@ -111,15 +111,29 @@ impl QuantFragments for Q2_K {
     }
 
     #[inline(always)]
-    fn scale(scales: &[u32; 4], t: usize, half: usize) -> f32 {
-        let scale = (if half == 0 { scales[0] } else { scales[1] } >> (8 * t)) & 15;
-        half_float(scales[2], half) * scale as f32
+    fn level(scales: &[u32; 4], t: usize, half: usize) -> f32 {
+        ((if half == 0 { scales[0] } else { scales[1] } >> (8 * t)) & 15) as f32
+    }
+
+    #[inline(always)]
+    fn factor(scales: &[u32; 4], half: usize) -> f32 {
+        half_float(scales[2], half)
     }
 
     #[inline(always)]
     fn offset(scales: &[u32; 4], t: usize, half: usize) -> f32 {
         let min = (if half == 0 { scales[0] } else { scales[1] } >> (8 * t + 4)) & 15;
         -(half_float(scales[3], half) * min as f32)
+    }
+
+    #[inline(always)]
+    fn offset_bits(scales: &[u32; 4], t: usize, half: usize) -> u32 {
+        (if half == 0 { scales[0] } else { scales[1] } >> (8 * t + 4)) & 15
+    }
+
+    #[inline(always)]
+    fn offset_factor(scales: &[u32; 4], half: usize) -> f32 {
+        -(half_float(scales[3], half) * FROM_BITS)
     }
 }
 
@@ -220,12 +234,16 @@ impl QuantFragments for Q3_K {
 
     /// [`crate::quant::q3_scale`] of sub-block 4 t + c.
     #[inline(always)]
-    fn scale(scales: &Scales3, t: usize, half: usize) -> f32 {
+    fn level(scales: &Scales3, t: usize, half: usize) -> f32 {
         let word = |[near, far]: [u32; 2]| if half == 0 { near } else { far };
         let [even, odd, high] = [word(scales.words[0]), word(scales.words[1]), word(scales.words[2])];
         let low = if t.is_multiple_of(2) { even } else { odd } >> (4 * (t / 2));
-        let scale = (low & 15 | ((high >> (2 * t)) & 3) << 4) as i32 - 32;
-        half_float(scales.d, half) * (1.0 / 32.0) * scale as f32
+        ((low & 15 | ((high >> (2 * t)) & 3) << 4) as i32 - 32) as f32
+    }
+
+    #[inline(always)]
+    fn factor(scales: &Scales3, half: usize) -> f32 {
+        half_float(scales.d, half) * (1.0 / 32.0)
     }
 
     #[inline(always)]

@@ -177,7 +177,7 @@ impl QuantFragments for IQ4_NL {
     }
 
     #[inline(always)]
-    fn scale(scales: &u32, _: usize, half: usize) -> f32 {
+    fn level(scales: &u32, _: usize, half: usize) -> f32 {
         half_float(*scales, half)
     }
 
@@ -212,7 +212,7 @@ impl QuantFragments for MXFP4 {
     }
 
     #[inline(always)]
-    fn scale(scales: &ScalesMx, _: usize, half: usize) -> f32 {
+    fn level(scales: &ScalesMx, _: usize, half: usize) -> f32 {
         half_e8m0((pick2(scales.exponents, half) >> scales.shift) as u8)
     }
 
@@ -247,13 +247,17 @@ impl QuantFragments for IQ4_XS {
         ScalesXs { near: [d, low], far: [d_8, low_8], c: c as u32 }
     }
 
-    /// [`IQ4_XS::scale`] of sub-block 4 t + c.
+    /// [`IQ4_XS::scale`] of sub-block 4 t + c, without d.
     #[inline(always)]
-    fn scale(scales: &ScalesXs, t: usize, half: usize) -> f32 {
+    fn level(scales: &ScalesXs, t: usize, half: usize) -> f32 {
         let [d, low] = if half == 0 { scales.near } else { scales.far };
         let (low, high) = (low >> (4 * scales.c) >> (16 * t), d >> (16 + 2 * scales.c) >> (8 * t));
-        let scale = (low & 15 | (high & 3) << 4) as i32 - 32;
-        half_float(d, 0) * scale as f32
+        ((low & 15 | (high & 3) << 4) as i32 - 32) as f32
+    }
+
+    #[inline(always)]
+    fn factor(scales: &ScalesXs, half: usize) -> f32 {
+        half_float(if half == 0 { scales.near[0] } else { scales.far[0] }, 0)
     }
 
     #[inline(always)]
