@@ -120,7 +120,7 @@ pub fn convert<F: PartFloat, const PARTS: usize, const SUM_COLS: usize>(
                 sum += warp::shuffle_xor(sum, 2);
             }
             // With the sum of the sub-block that is four further.
-            let lanes = SUM_COLS as usize / 8;
+            let lanes = SUM_COLS / 8;
             let other = warp::shuffle_xor(sum, 4 * lanes as u32);
             let sub = lane / lanes;
             if lane % lanes == 0 && sub % 8 < 4 {
