@@ -74,8 +74,8 @@ macro_rules! entries {
         /// Requires: compute capability 9.0; `n_rows` a multiple of 4, `n_cols` of 32.
         /// Fast because: (1) packed weights are read once a block, 16 bytes a lane, into the registers where they are needed;
         /// (2) decoding overlaps with the products of the columns before; (3) `wgmma` reads only x from shared memory,
-        /// which the copy engine fills; (4) the two blocks of a cluster read x once for both, since the second-level cache is
-        /// what limits such products; (5) results leave through shared memory, in whole rows of 128 bytes.
+        /// which the copy engine fills; (4) the two blocks of a cluster read x once for both; (5) weights are on their way from
+        /// memory long before they are needed; (6) results leave through shared memory, in whole rows of 128 bytes.
         #[kernel(threads = THREADS, cluster = 2, shared = shared_bytes($tokens, $stages), min_blocks = 1, pdl, sm_90a)]
         pub fn $name(
             y: OutBoxes<f32, Y_BOX>,
