@@ -11,7 +11,8 @@ use oxwarp::model::{Engine, EngineOptions, Error, Runner};
 
 use crate::cuda::{gpu, open};
 use crate::emulator_models::{
-    BOUNDS, CACHE_BOUND, HOPPER_BOUNDS, HOPPER_CACHE_BOUND, LENGTHS, check_steps_after_prompts,
+    BOUNDS, CACHE_BOUND, HOPPER_BOUNDS, HOPPER_CACHE_BOUND, HOPPER_DEMO_BOUNDS, LENGTHS,
+    check_steps_after_prompts,
 };
 use crate::golden;
 
@@ -41,7 +42,7 @@ fn sampled_tokens() {
 #[test]
 fn demo_model() {
     let Some(gpu) = gpu() else { return };
-    golden::check_demo(&on_gpu, if gpu.is_hopper() { HOPPER_BOUNDS } else { BOUNDS });
+    golden::check_demo(&on_gpu, if gpu.is_hopper() { HOPPER_DEMO_BOUNDS } else { BOUNDS });
 }
 
 #[test]

@@ -19,6 +19,11 @@ pub const BOUNDS: Bounds = Bounds { max: 0.03, rms: 0.006 };
 /// (0.04, 0.008) are for weights and activations that are rounded once; here the scales of blocks of 256 are rounded, too, as
 /// much again. Independent errors add up as squares do: √(3 / 2) times those bounds.
 pub const HOPPER_BOUNDS: Bounds = Bounds { max: 0.05, rms: 0.01 };
+/// How much more SmolLM2 makes of roundings than the fixtures' small models: with keys and values in f16 llama.cpp's logits are off by
+/// 0.006 there, and by 0.0035 here (root mean squares of the fixtures' table).
+const DEMO_SENSITIVITY: f64 = 0.006 / 0.0035;
+/// The table's bounds for f16 activations, for SmolLM2; its weights are Q4_1, whose scales are halves and not rounded again.
+pub const HOPPER_DEMO_BOUNDS: Bounds = Bounds { max: 0.04 * DEMO_SENSITIVITY, rms: 0.008 * DEMO_SENSITIVITY };
 
 fn on_checked_emulator(path: &Path, options: EngineOptions) -> Result<Box<dyn Runner>, Error> {
     golden::load(Gpu::new(Emulator::checked(), GpuOptions::default())?, path, options)
