@@ -31,16 +31,14 @@ pub trait Accelerator: Device + Send + Sized {
     /// Bytes that can be allocated; none where that is not known.
     fn available_bytes(&self) -> Result<Option<u64>, Self::Error>;
 
-    /// From here on launches may be collected.
-    fn begin_batch(&self) {}
+    /// From here on launches may be collected, and nothing but launches may come.
+    fn begin_batch(&self);
 
     /// Sees to it that everything since `begin_batch` is run. Batches of equal `key` are probably equal.
-    fn end_batch(&self, _key: u64) -> Result<(), Self::Error> {
-        Ok(())
-    }
+    fn end_batch(&self, key: u64) -> Result<(), Self::Error>;
 
     /// Forgets what was collected, if anything was.
-    fn abandon_batch(&self) {}
+    fn abandon_batch(&self);
 
     /// A place for words.
     fn new_reading(&self) -> Result<Self::Reading, Self::Error>;
@@ -98,6 +96,19 @@ impl Accelerator for Emulator {
 
     fn available_bytes(&self) -> Result<Option<u64>, emulator::Error> {
         Ok(None)
+    }
+
+    fn begin_batch(&self) {
+        self.begin_batch();
+    }
+
+    fn end_batch(&self, _key: u64) -> Result<(), emulator::Error> {
+        self.end_batch();
+        Ok(())
+    }
+
+    fn abandon_batch(&self) {
+        self.end_batch();
     }
 
     fn new_reading(&self) -> Result<Self::Reading, emulator::Error> {

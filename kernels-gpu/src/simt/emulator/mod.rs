@@ -21,7 +21,7 @@ mod view;
 mod violation;
 pub(super) mod words;
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Launch, Purpose};
@@ -50,6 +50,8 @@ pub struct Emulator {
     /// The last launch that on a GPU would have ended by now, given programmatic dependent launch.
     ended_launch: AtomicU64,
     report: Mutex<Option<LaunchReport>>,
+    /// Whether only launches may come: see [`Emulator::begin_batch`].
+    in_batch: AtomicBool,
 }
 
 /// What can go wrong on the emulator.
@@ -131,6 +133,7 @@ impl Emulator {
             n_launches: AtomicU64::new(0),
             ended_launch: AtomicU64::new(0),
             report: Mutex::default(),
+            in_batch: AtomicBool::new(false),
         }
     }
 
@@ -155,6 +158,20 @@ impl Emulator {
     #[must_use]
     pub fn with_workers(self, n: usize) -> Self {
         Self { n_workers: n.max(1), ..self }
+    }
+
+    /// From here on only launches may come, and allocations, as while a GPU's launches are recorded to be repeated.
+    pub fn begin_batch(&self) {
+        self.in_batch.store(true, Relaxed);
+    }
+
+    /// Copies and fills may come again.
+    pub fn end_batch(&self) {
+        self.in_batch.store(false, Relaxed);
+    }
+
+    fn assert_no_batch(&self, what: &str) {
+        assert!(!self.in_batch.load(Relaxed), "{what} has no place in a batch of launches");
     }
 
     fn take_worker(&self) -> Worker {
@@ -199,6 +216,7 @@ impl Device for Emulator {
     }
 
     fn copy_in<T: Element>(&self, dst: &mut DeviceSlice<T>, src: &[T]) -> Result<(), Error> {
+        self.assert_no_batch("a copy");
         assert_eq!(dst.len(), src.len(), "elements of the device slice and of the source");
         let (allocation, offset) = self.memory(dst);
         let first = allocation.base().wrapping_add(offset);
@@ -211,6 +229,7 @@ impl Device for Emulator {
     }
 
     fn copy_out<T: Element>(&self, src: &DeviceSlice<T>, dst: &mut [T]) -> Result<(), Error> {
+        self.assert_no_batch("a copy");
         assert_eq!(src.len(), dst.len(), "elements of the device slice and of the destination");
         let (allocation, offset) = self.memory(src);
         if self.checked
@@ -225,6 +244,7 @@ impl Device for Emulator {
     }
 
     fn zero<T: Element>(&self, dst: &mut DeviceSlice<T>) -> Result<(), Error> {
+        self.assert_no_batch("a fill");
         let (allocation, offset) = self.memory(dst);
         // SAFETY: as in `copy_in`.
         unsafe { allocation.base().wrapping_add(offset).write_bytes(0, dst.size_bytes()) };
