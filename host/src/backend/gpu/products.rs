@@ -23,6 +23,9 @@ impl<D: Accelerator> Gpu<D> {
         x: &DeviceBuffer<f32>,
         n_tokens: usize,
     ) -> Result<(), Error> {
+        for w in ws {
+            assert!(w.n_cols == ws[0].n_cols, "{} and {} columns of one input", w.n_cols, ws[0].n_cols);
+        }
         let x = rows(x, n_tokens, ws[0].n_cols);
         if ws.iter().any(|w| self.is_prompt_product(w, n_tokens)) {
             self.narrow(x, n_tokens)?;
@@ -31,7 +34,6 @@ impl<D: Accelerator> Gpu<D> {
         let mut converted = None;
         let mut products = ys.into_iter().zip(ws).peekable();
         while let Some((y, w)) = products.next() {
-            assert!(w.n_cols == ws[0].n_cols, "{} and {} columns of one input", w.n_cols, ws[0].n_cols);
             let y = rows_mut(y, n_tokens, w.n_rows);
             if self.is_prompt_product(w, n_tokens) {
                 self.prompt_product(y, w, n_tokens)?;
@@ -43,12 +45,6 @@ impl<D: Accelerator> Gpu<D> {
                 // One launch for neighbours of one format.
                 while n_tokens == 1 && group.len() < MATRICES {
                     let Some((y, w)) = products.next_if(|(_, next)| next.format == w.format) else { break };
-                    assert!(
-                        w.n_cols == ws[0].n_cols,
-                        "{} and {} columns of one input",
-                        w.n_cols,
-                        ws[0].n_cols
-                    );
                     group.push((rows_mut(y, 1, w.n_rows), w));
                 }
                 self.matmul_few(group, x, order, n_tokens, converted != Some(order))?;
