@@ -32,10 +32,11 @@ use crate::case::Case;
 
 /// Every case, variants included.
 pub fn all() -> Vec<Case> {
-    let ops: [fn() -> Vec<Case>; 21] = [
+    let ops: [fn() -> Vec<Case>; 22] = [
         gemm_wgmma::cases,
         gemm_quant::cases,
         gemm_mma::cases,
+        gemm_quant::mma_cases,
         gemv::cases,
         attention_wgmma::cases,
         attention_prefill::cases,

@@ -2,7 +2,8 @@
 
 #![allow(clippy::needless_range_loop, reason = "constant indices keep arrays in registers")]
 
-use super::{CONSUMER_ROWS, WEIGHT_FACTOR};
+use super::CONSUMER_ROWS;
+use crate::quant::halves::WEIGHT_FACTOR;
 use crate::simt::boxes::{self, OutBoxes, Rows};
 use crate::simt::prelude::*;
 use crate::simt::wgmma::{self, Accumulators};
