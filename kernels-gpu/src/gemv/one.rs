@@ -215,7 +215,8 @@ impl<Q: Fragments> Shares<Q> {
         let tile = row_tile as usize * self.work.col_tiles as usize + (self.first + warp::warp_id()) as usize;
         self.w = w;
         self.from = tile * Q::TILE_BYTES;
-        self.left = if self.row_tile < self.work.row_tiles { (end - warp::warp_id()) / WARPS as u32 } else { 0 };
+        self.left =
+            if self.row_tile < self.work.row_tiles { (end - warp::warp_id()) / WARPS as u32 } else { 0 };
     }
 }
 
