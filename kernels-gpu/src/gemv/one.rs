@@ -93,11 +93,9 @@ pub fn gemv<Q: Product>(matrices: [Matrix; MATRICES], x: X) {
         while row_tile < work.row_tiles {
             let mut sums = [0.0; 2];
             let mut col_tile = warp::warp_id();
-            while col_tile < n_tiles.next_multiple_of(WARPS as u32) {
+            while col_tile < n_tiles {
                 ring.wait();
-                if col_tile < n_tiles {
-                    Q::add_tile(&mut sums, ring.tile(), x_tile, col_tile as usize);
-                }
+                Q::add_tile(&mut sums, ring.tile(), x_tile, col_tile as usize);
                 ring.advance();
                 col_tile += WARPS as u32;
             }
@@ -195,17 +193,16 @@ struct Shares<Q> {
     first: u32,
     row_tile: u32,
     w: In<u8>,
-    // The byte of the next tile, how many tiles there are from it on to the end of the pass, and the warps' steps to that.
+    // The byte of the next tile, and how many the warp has from it on to the end of the pass; none past the last.
     from: usize,
-    left: i32,
-    steps: u32,
+    left: u32,
 }
 
 impl<Q: Fragments> Shares<Q> {
     #[inline(always)]
     fn new(work: Work) -> Self {
         let (first, row_tile, w) = (0, thread::block_idx_x(), work.matrices[0].w);
-        let mut shares = Self { format: PhantomData, work, first, row_tile, w, from: 0, left: 0, steps: 0 };
+        let mut shares = Self { format: PhantomData, work, first, row_tile, w, from: 0, left: 0 };
         shares.begin_row();
         shares
     }
@@ -213,25 +210,26 @@ impl<Q: Fragments> Shares<Q> {
     /// Stands at the warp's first tile of the tile of rows; past the last one, at none.
     #[inline(always)]
     fn begin_row(&mut self) {
-        let n_tiles = self.work.tiles_from(self.first);
+        let end = self.work.tiles_from(self.first) + WARPS as u32 - 1;
         let (Matrix { w, .. }, row_tile) = self.work.matrix(self.row_tile);
         let tile = row_tile as usize * self.work.col_tiles as usize + (self.first + warp::warp_id()) as usize;
         self.w = w;
         self.from = tile * Q::TILE_BYTES;
         self.left =
-            if self.row_tile < self.work.row_tiles { n_tiles as i32 - warp::warp_id() as i32 } else { 0 };
-        self.steps = n_tiles.div_ceil(WARPS as u32);
+            if self.row_tile < self.work.row_tiles { (end - warp::warp_id()) / WARPS as u32 } else { 0 };
     }
 }
 
 impl<Q: Fragments> Walk for Shares<Q> {
     #[inline(always)]
     fn next(&mut self) -> Option<(In<u8>, usize)> {
-        let next = if self.left > 0 { Some((self.w, self.from)) } else { None };
+        if self.left == 0 {
+            return None;
+        }
+        let tile = (self.w, self.from);
         self.from += WARPS * Q::TILE_BYTES;
-        self.left -= WARPS as i32;
-        self.steps -= 1;
-        if self.steps == 0 {
+        self.left -= 1;
+        if self.left == 0 {
             self.row_tile += thread::grid_dim_x();
             let end = self.first + self.work.tiles_from(self.first);
             if self.row_tile >= self.work.row_tiles && end < self.work.col_tiles {
@@ -240,7 +238,7 @@ impl<Q: Fragments> Walk for Shares<Q> {
             }
             self.begin_row();
         }
-        next
+        Some(tile)
     }
 }
 

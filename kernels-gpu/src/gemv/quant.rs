@@ -148,7 +148,7 @@ fn add_products<Q: Product + QuantFragments>(
     let lane = warp::lane_id() as usize;
     let (g, c) = (lane / 4, lane % 4);
     // The stretch of a fragment to whose column the lane's words of b belong; its results belong to the c-th.
-    let b_stretch = lane / 8;
+    let b_stretch = warp::lane_id() / 8;
     let fragments = Q::TILE_COLS / Q::SUB / 4;
 
     let scales = Q::scales(tile, g, c);
@@ -163,8 +163,8 @@ fn add_products<Q: Product + QuantFragments>(
             if col > 0 && col.is_multiple_of(Q::GROUP_COLS) {
                 quants = Q::quants(tile, lane, col / Q::GROUP_COLS);
             }
-            let a = Q::words(&quants, col % Q::GROUP_COLS / Q::STEP_COLS);
-            let keep = |word: u32| if s == b_stretch { word } else { 0 };
+            let [a, rest] = Q::terms(&quants, col % Q::GROUP_COLS / Q::STEP_COLS);
+            let keep = |word: u32| if s as u32 == b_stretch { word } else { 0 };
             let b = if Q::SUB == 32 {
                 let [near, far] = x_tile.words.load::<2>((fragment * 32 + lane) * 2);
                 [keep(near), keep(far)]
@@ -173,6 +173,9 @@ fn add_products<Q: Product + QuantFragments>(
                 if col.is_multiple_of(32) { [word, 0] } else { [0, word] }
             };
             products = matrix::mma_m16n8k32_s8(a, b, products);
+            if Q::TWO_TERMS {
+                products = matrix::mma_m16n8k32_s8(rest, b, products);
+            }
             s += 1;
         }
         let number = fragment * 4 + c;

@@ -209,6 +209,9 @@ pub trait QuantFragments: Fragments {
     /// Whether the bytes of [`Self::half_words`] are the upper ones of halves, whose lower ones are zeros.
     const UPPER_BYTES: bool = false;
 
+    /// Whether [`Self::terms`] are two, and so take fewer instructions.
+    const TWO_TERMS: bool = false;
+
     /// What a lane holds of the scales of rows g and g + 8 for sub-blocks c, c + 4, c + 8 … of a tile.
     type Scales: Copy;
 
@@ -238,6 +241,13 @@ pub trait QuantFragments: Fragments {
     #[inline(always)]
     fn half_words(quants: &Self::Quants, step: usize, _zero: u32) -> [u32; 4] {
         Self::words(quants, step)
+    }
+
+    /// [`Fragments::words`] as the sums of two matrices of signed bytes; the second is zero but in formats with
+    /// [`Self::TWO_TERMS`].
+    #[inline(always)]
+    fn terms(quants: &Self::Quants, step: usize) -> [[u32; 4]; 2] {
+        [Self::words(quants, step), [0; 4]]
     }
 
     /// The offset again, as an f16's bits times [`Self::offset_factor`].

@@ -31,6 +31,22 @@ const fn tables(levels: &[i8; 16]) -> [u32; 4] {
     words
 }
 
+/// The same, if the answers are added: what answers with signs takes one from negative levels of the other table.
+const fn tables_of_terms(levels: &[i8; 16]) -> [u32; 4] {
+    let mut words = [0; 4];
+    let mut i = 0;
+    while i < 8 {
+        let [near, far] = [levels[swapped(i) as usize], levels[swapped(i + 8) as usize]];
+        let near = if near < 0 || far < 0 { near + 1 } else { near };
+        let far = if near < 0 { far + 1 } else { far };
+        assert!(far < 0 || (near >= 0 && levels[swapped(i + 8) as usize] >= 0));
+        words[i as usize / 4] |= (near as u8 as u32) << (8 * (i % 4));
+        words[2 + i as usize / 4] |= (far as u8 as u32) << (8 * (i % 4));
+        i += 1;
+    }
+    words
+}
+
 /// The upper bytes of the halves of levels whose lower bytes are zeros: of at most three digits.
 const fn upper_bytes(levels: &[i8; 16]) -> [i8; 16] {
     let mut bytes = [0; 16];
@@ -77,6 +93,19 @@ fn look_up(levels: [u32; 4], word: u32) -> [u32; 2] {
             ^ math::byte_perm(levels[2], levels[3], other >> shift)
     };
     [four(0), four(16)]
+}
+
+/// Those of a step as two terms.
+#[inline(always)]
+fn look_up_terms(levels: [u32; 4], quants: &[[u32; 4]; 2], step: usize) -> [[u32; 4]; 2] {
+    let [row, row_8] = [pick(quants[0], step), pick(quants[1], step)];
+    let [other, other_8] = [row ^ 0x8888_8888, row_8 ^ 0x8888_8888];
+    let near = |word: u32| math::byte_perm(levels[0], levels[1], word);
+    let far = |word: u32| math::byte_perm(levels[2], levels[3], word);
+    [
+        [near(row), near(row_8), near(row >> 16), near(row_8 >> 16)],
+        [far(other), far(other_8), far(other >> 16), far(other_8 >> 16)],
+    ]
 }
 
 /// Those of a step.
@@ -168,6 +197,7 @@ table_format!(
 impl QuantFragments for IQ4_NL {
     const SUB: usize = 32;
     const HAS_OFFSET: bool = false;
+    const TWO_TERMS: bool = true;
 
     type Scales = u32;
 
@@ -179,6 +209,11 @@ impl QuantFragments for IQ4_NL {
     #[inline(always)]
     fn level(scales: &u32, _: usize, half: usize) -> f32 {
         half_float(*scales, half)
+    }
+
+    #[inline(always)]
+    fn terms(quants: &[[u32; 4]; 2], step: usize) -> [[u32; 4]; 2] {
+        look_up_terms(const { tables_of_terms(&IQ4_LEVELS) }, quants, step)
     }
 
     #[inline(always)]
@@ -202,6 +237,7 @@ pub struct ScalesMx {
 impl QuantFragments for MXFP4 {
     const SUB: usize = 32;
     const HAS_OFFSET: bool = false;
+    const TWO_TERMS: bool = true;
     const UPPER_BYTES: bool = true;
 
     type Scales = ScalesMx;
@@ -214,6 +250,11 @@ impl QuantFragments for MXFP4 {
     #[inline(always)]
     fn level(scales: &ScalesMx, _: usize, half: usize) -> f32 {
         half_e8m0((pick2(scales.exponents, half) >> scales.shift) as u8)
+    }
+
+    #[inline(always)]
+    fn terms(quants: &[[u32; 4]; 2], step: usize) -> [[u32; 4]; 2] {
+        look_up_terms(const { tables_of_terms(&E2M1_LEVELS) }, quants, step)
     }
 
     #[inline(always)]
@@ -238,6 +279,7 @@ pub struct ScalesXs {
 impl QuantFragments for IQ4_XS {
     const SUB: usize = 32;
     const HAS_OFFSET: bool = false;
+    const TWO_TERMS: bool = true;
 
     type Scales = ScalesXs;
 
@@ -258,6 +300,11 @@ impl QuantFragments for IQ4_XS {
     #[inline(always)]
     fn factor(scales: &ScalesXs, half: usize) -> f32 {
         half_float(if half == 0 { scales.near[0] } else { scales.far[0] }, 0)
+    }
+
+    #[inline(always)]
+    fn terms(quants: &[[u32; 4]; 2], step: usize) -> [[u32; 4]; 2] {
+        look_up_terms(const { tables_of_terms(&IQ4_LEVELS) }, quants, step)
     }
 
     #[inline(always)]
