@@ -19,6 +19,7 @@ mod gemm_wgmma;
 mod gemv;
 mod kv_write;
 mod layernorm;
+mod moe_gemm;
 mod moe_gemv;
 mod narrow;
 mod position;
@@ -33,11 +34,12 @@ use crate::case::Case;
 
 /// Every case, variants included.
 pub fn all() -> Vec<Case> {
-    let ops: [fn() -> Vec<Case>; 22] = [
+    let ops: [fn() -> Vec<Case>; 23] = [
         gemm_wgmma::cases,
         gemm_quant::cases,
         gemm_mma::cases,
         gemv::cases,
+        moe_gemm::cases,
         moe_gemv::cases,
         attention_wgmma::cases,
         attention_prefill::cases,

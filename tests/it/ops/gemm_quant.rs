@@ -15,14 +15,14 @@ use testkit::data::{RandomBlock, Rng, packed, weights};
 use testkit::reference::{self, widen};
 
 /// Activations as the kernel takes them, and their values.
-struct Activations {
-    halves: Vec<f16>,
-    scales: Vec<f32>,
-    values: Vec<f64>,
+pub(super) struct Activations {
+    pub halves: Vec<f16>,
+    pub scales: Vec<f32>,
+    pub values: Vec<f64>,
 }
 
 /// Tokens of very different size: each has its own power of two.
-fn activations(rng: &mut Rng, n_tokens: usize, n_cols: usize) -> Activations {
+pub(super) fn activations(rng: &mut Rng, n_tokens: usize, n_cols: usize) -> Activations {
     let mut halves = vec![f16::from_bits(0); n_tokens * n_cols];
     let scales: Vec<f32> = (0..n_tokens).map(|t| 2f32.powi(t as i32 % 7 * 5 - 15)).collect();
     let mut values = Vec::with_capacity(halves.len());

@@ -45,6 +45,7 @@ mod gemv;
 mod kv_cache;
 mod layernorm;
 mod moe;
+mod moe_gemm;
 mod moe_gemv;
 mod narrow;
 mod position;
