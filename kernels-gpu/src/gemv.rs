@@ -75,7 +75,7 @@ pub trait Product: Fragments {
 pub(crate) struct X {
     words: In<u32>,
     numbers: In<f32>,
-    /// Where the first vector begins in both.
+    /// Where the vector begins in both, if there is one.
     first_word: usize,
     first_number: usize,
     n_vectors: usize,

@@ -3,7 +3,7 @@
 //!
 //! The kernel is that of [`crate::gemm_quant`]; only what blocks work on and how results leave differ. Rows of x are grouped by
 //! expert ([`crate::moe::moe_group`]). How many each expert has, the host does not know: every block reads the offsets of
-//! the groups and makes a table of how many tiles of tokens come before each expert's ([`items`]). A tile's tokens are
+//! the groups and makes a table of how many tiles of tokens come before each expert's (`items`). A tile's tokens are
 //! consecutive rows of x from any row on; past the group's end they are the next expert's, which cost time and are not
 //! written. So results leave by ordinary stores, which can stop anywhere, in whole sectors.
 

@@ -5,7 +5,9 @@
 //! the first weights can be fetched only after it has ended, and what a launch costs beside its bytes is not hidden.
 //!
 //! Assignments that share an expert each read its matrix, at about the same time: from memory it comes once as long as the
-//! second-level cache holds what lies between. So it works for any number of assignments, best for few.
+//! second-level cache holds what lies between. So it works for as many assignments as a grid has rows, 65535, and is best for
+//! few. For many, rows should be in grouped order ([`crate::moe::moe_group`]), with `row_experts` as their experts: then
+//! those of an expert lie side by side.
 
 use crate::gemv::one::{self, Matrix};
 use crate::gemv::{Product, THREADS, X};
