@@ -9,12 +9,8 @@
 //! A consumer's lane fetches its weights 128 columns ahead, and decodes those of 16 columns while the tensor cores work on the
 //! 32 before. Memory is asked for them six times as early. Blocks stay and take tile after tile.
 //!
-//! **Numbers.** A weight is scale · (q − m) + value of m, with m the middle of the quants. In blocks of 256 scale and value are
-//! rounded to f16, and the sum is: errors of at most 2^-11 |w − value|, 2^-11 |value| and 2^-11 |w|. Weights lie around zero, so
-//! the value of the middle quant is small; the offset, that of quant 0, is not. In the other formats scales and offsets are
-//! halves: m is 0, and a weight is rounded once. x is f16 with a scale for each token ([`crate::narrow`]). Products are exact,
-//! sums in f32. Weights are multiplied by [`WEIGHT_FACTOR`] so that small ones are no subnormal halves. A weight of 1023 or
-//! more, or such a scale or offset, becomes infinite, and so do results or NaN: models have weights below 100.
+//! **Numbers.** Weights are rounded to f16 as [`crate::quant::halves`] says; x is f16 with a scale for each token
+//! ([`crate::narrow`]). Products are exact, sums in f32.
 
 mod consumer;
 mod items;
@@ -24,13 +20,13 @@ mod ring;
 mod staging;
 
 use crate::quant::fragments::{Fragments, QuantFragments};
+use crate::quant::halves::UNIT_COLS;
 use crate::quant::{IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use crate::simt::boxes::{InBoxes, OutBoxes, rows_bytes};
 use crate::simt::mbarrier;
 use crate::simt::prelude::*;
 use crate::simt::wgmma::{self, Accumulators};
 use consumer::Consumer;
-pub(crate) use consumer::UNIT_COLS;
 pub(crate) use items::{Item, Place, Source};
 use items::{Items, Shape};
 pub(crate) use ring::Ring;
@@ -47,8 +43,6 @@ pub const TILE_ROWS: u32 = 128;
 pub(crate) const CONSUMER_ROWS: u32 = 64;
 /// Tokens that are worked on side by side, so that their x stays in the second-level cache.
 const GROUP_TOKENS: u32 = 1024;
-/// Weights are multiplied by this, and results divided.
-pub const WEIGHT_FACTOR: f32 = 64.0;
 
 /// A block's shared memory, with so many rows of stagings.
 pub(crate) const fn shared_bytes(tokens: u32, stages: usize, staged_rows: usize) -> usize {

@@ -22,6 +22,7 @@
 //! | [`gemm_quant`] | the same on Hopper, quantised weights |
 //! | [`gemm_wgmma`] | the same on Hopper, 16-bit operands |
 //! | [`gemm_mma`] | the same on the tensor cores |
+//! | [`gemm_quant_mma`] | the same on the tensor cores, quantised weights |
 //! | [`gemv`] | linear layers over one token or a few |
 //! | [`kv_cache`] | writes new keys and values into the cache |
 //! | [`narrow`] | rounds activations to f16, with a scale a row |
@@ -79,6 +80,7 @@ pub mod gemm;
 pub mod gemm_mma;
 #[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
 pub mod gemm_quant;
+pub mod gemm_quant_mma;
 #[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
 pub mod gemm_wgmma;
 pub mod gemv;

@@ -11,11 +11,10 @@ mod items;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod plan;
 
-use crate::gemm_quant::{
-    CONSUMER_ROWS, Output, Place, Ring, Scales, THREADS, UNIT_COLS, Y_BOX, multiply, shared_bytes,
-};
+use crate::gemm_quant::{CONSUMER_ROWS, Output, Place, Ring, Scales, THREADS, Y_BOX, multiply, shared_bytes};
 use crate::quant::MXFP4;
 use crate::quant::fragments::Fragments;
+use crate::quant::halves::UNIT_COLS;
 use crate::simt::boxes::InBoxes;
 use crate::simt::prelude::*;
 use crate::simt::shared;

@@ -1,7 +1,9 @@
-//! `gemm_quant`: the shapes of an 8B model, in every format.
+//! `gemm_quant` and `gemm_quant_mma`: the shapes of an 8B model, in every format.
 
 use kernels_gpu::gemm_quant::plan::{GemmQuant, Plan, Shape, TILE_TOKENS};
 use kernels_gpu::gemm_quant::{gemm_quant_bytes, gemm_quant_flops};
+use kernels_gpu::gemm_quant_mma::product::{GemmQuantMma, Product};
+use kernels_gpu::gemm_quant_mma::{gemm_quant_mma_bytes, gemm_quant_mma_flops};
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Purpose};
 use kernels_gpu::narrow::narrow_f16;
 use kernels_gpu::quant::layout::{GpuLayout, MATRIX_ALIGN};
@@ -16,10 +18,12 @@ use crate::case::{Case, Check, Peer, Subject, Work, allowed};
 use crate::data::{Weights, read, sample};
 use crate::error::Result;
 use crate::lab::{Lab, Sets};
-use crate::vendor::Product;
+use crate::vendor;
 
 /// Tokens of the formats that are measured in full.
 const TOKENS: [usize; 6] = [17, 64, 128, 512, 2048, 8192];
+/// Tokens that `gemm_quant_mma` is measured with.
+const MMA_TOKENS: [usize; 3] = [64, 512, 2048];
 /// Tokens and the matrix of the other formats.
 const OTHER_TOKENS: [usize; 2] = [512, 8192];
 const OTHER_MATRIX: [usize; 2] = MATRICES[0];
@@ -28,12 +32,63 @@ const CHECKED_TOKENS: usize = 8;
 const CHECKED_ROWS: usize = 128;
 
 /// What weights can be measured with.
-trait Format: GemmQuant + GpuLayout + RandomBlock {}
+trait Format: GemmQuant + GemmQuantMma + GpuLayout + RandomBlock {}
 
-impl<Q: GemmQuant + GpuLayout + RandomBlock> Format for Q {}
+impl<Q: GemmQuant + GemmQuantMma + GpuLayout + RandomBlock> Format for Q {}
+
+/// Which of the kernels.
+enum Way {
+    Hopper(Plan),
+    AnyGpu(Product),
+}
+
+impl Way {
+    fn shape(&self) -> Shape {
+        match *self {
+            Way::Hopper(plan) => plan.shape,
+            Way::AnyGpu(Product { n_tokens, n_rows, n_cols, .. }) => Shape { n_tokens, n_rows, n_cols },
+        }
+    }
+
+    fn workspace_len(&self) -> usize {
+        match self {
+            Way::Hopper(plan) => plan.workspace_len(),
+            Way::AnyGpu(_) => 0,
+        }
+    }
+}
 
 fn bytes_of<Q: Format>(n_rows: usize, n_cols: usize) -> usize {
     <Q as GpuLayout>::matrix_bytes(n_rows, n_cols)
+}
+
+/// Those of `gemm_quant_mma`.
+pub fn mma_cases() -> Vec<Case> {
+    let [rows, cols] = OTHER_MATRIX;
+    let shape = [512, rows, cols];
+    let all = MMA_TOKENS.into_iter().flat_map(|tokens| MATRICES.map(|[rows, cols]| [tokens, rows, cols]));
+    let mut cases: Vec<Case> = all.map(mma_case::<Q4_K>).collect();
+    cases.extend([
+        mma_case::<Q8_0>(shape),
+        mma_case::<MXFP4>(shape),
+        mma_case::<Q4_0>(shape),
+        mma_case::<Q4_1>(shape),
+        mma_case::<Q5_0>(shape),
+        mma_case::<Q5_1>(shape),
+        mma_case::<Q5_K>(shape),
+        mma_case::<Q6_K>(shape),
+        mma_case::<IQ4_NL>(shape),
+        mma_case::<IQ4_XS>(shape),
+    ]);
+    cases
+}
+
+fn mma_case<Q: Format>([n_tokens, n_rows, n_cols]: [usize; 3]) -> Case {
+    let bytes = gemm_quant_mma_bytes(bytes_of::<Q>(n_rows, n_cols), n_tokens, n_rows, n_cols);
+    let work = Work::reading(bytes as usize, gemm_quant_mma_flops(n_tokens, n_rows, n_cols) as usize);
+    let name = format!("{} {n_tokens}x{n_rows}x{n_cols}", Q::NAME);
+    let product = Product::new(n_tokens, n_rows, n_cols);
+    Case::new("gemm_quant_mma", name, work, move |lab| Gemm::<Q>::new(lab, Way::AnyGpu(product)))
 }
 
 pub fn cases() -> Vec<Case> {
@@ -86,12 +141,13 @@ fn case<Q: Format>(
     let bytes = gemm_quant_bytes(bytes_of::<Q>(n_rows, n_cols), n_tokens, n_rows, n_cols);
     let work = Work::reading(bytes as usize, gemm_quant_flops(n_tokens, n_rows, n_cols) as usize);
     let name = format!("{} {n_tokens}x{n_rows}x{n_cols}{choice}", Q::NAME);
-    let make = move |lab: &Lab| Gemm::<Q>::new(lab, plan(shape, lab.device.info().n_multiprocessors));
+    let make =
+        move |lab: &Lab| Gemm::<Q>::new(lab, Way::Hopper(plan(shape, lab.device.info().n_multiprocessors)));
     Case::new("gemm_quant", name, work, make).hopper()
 }
 
 struct Gemm<Q: Format> {
-    plan: Plan,
+    way: Way,
     n_sets: usize,
     y: Sets<f32>,
     /// The matrices of all sets.
@@ -107,8 +163,8 @@ struct Gemm<Q: Format> {
 }
 
 impl<Q: Format> Gemm<Q> {
-    fn new(lab: &Lab, plan: Plan) -> Result<Self> {
-        let Shape { n_tokens, n_rows, n_cols } = plan.shape;
+    fn new(lab: &Lab, way: Way) -> Result<Self> {
+        let Shape { n_tokens, n_rows, n_cols } = way.shape();
         let device = &lab.device;
         let matrix_bytes = bytes_of::<Q>(n_rows, n_cols).next_multiple_of(MATRIX_ALIGN);
         let n_sets =
@@ -142,9 +198,9 @@ impl<Q: Format> Gemm<Q> {
             x,
             halves,
             scales,
-            workspace: lab.zeros(1, plan.workspace_len().max(1))?,
+            workspace: lab.zeros(1, way.workspace_len().max(1))?,
             peer,
-            plan,
+            way,
         })
     }
 }
@@ -162,7 +218,11 @@ impl<Q: Format> Subject for Gemm<Q> {
         let start = set * self.matrix_bytes;
         let w: &DeviceSlice<u8> = self.w.slice(start..start + self.matrix_bytes);
         let x = (self.halves.get(set), self.scales.get(set));
-        self.plan.launch::<Q, Cuda>(device, self.y.get_mut(set), w, x, self.workspace.get_mut(0))
+        let y = self.y.get_mut(set);
+        match &self.way {
+            Way::Hopper(plan) => plan.launch::<Q, Cuda>(device, y, w, x, self.workspace.get_mut(0)),
+            Way::AnyGpu(product) => product.launch::<Q, Cuda>(device, y, w, x),
+        }
     }
 
     fn reset(&mut self, device: &Cuda) -> Result<()> {
@@ -170,7 +230,7 @@ impl<Q: Format> Subject for Gemm<Q> {
     }
 
     fn check(&mut self, device: &Cuda) -> Result<Check> {
-        let Shape { n_tokens, n_rows, n_cols } = self.plan.shape;
+        let Shape { n_tokens, n_rows, n_cols } = self.way.shape();
         let (tokens, rows) = (sample(CHECKED_TOKENS, n_tokens), sample(CHECKED_ROWS, n_rows));
         let ws: Vec<f64> = rows.iter().flat_map(|&row| self.weights.row(row)).collect();
         let (mut found, mut expected) = (Vec::new(), Vec::new());
@@ -186,10 +246,11 @@ impl<Q: Format> Subject for Gemm<Q> {
     }
 
     fn peer(&mut self) -> Option<Peer> {
-        let Shape { n_tokens, n_rows, n_cols } = self.plan.shape;
+        let Shape { n_tokens, n_rows, n_cols } = self.way.shape();
         let (y, w, x) = &mut self.peer;
-        let mut product =
-            |set| vec![Product::new(y.get_mut(set), w.get(set), x.get(set), [n_tokens, n_rows, n_cols])];
+        let mut product = |set| {
+            vec![vendor::Product::new(y.get_mut(set), w.get(set), x.get(set), [n_tokens, n_rows, n_cols])]
+        };
         let sets = (0..self.n_sets).map(&mut product).collect();
         let note = Some("cuBLASLt: w, x and y in bf16");
         Some(Peer { sets, note, same_results: false })

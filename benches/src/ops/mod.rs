@@ -34,10 +34,11 @@ use crate::case::Case;
 
 /// Every case, variants included.
 pub fn all() -> Vec<Case> {
-    let ops: [fn() -> Vec<Case>; 23] = [
+    let ops: [fn() -> Vec<Case>; 24] = [
         gemm_wgmma::cases,
         gemm_quant::cases,
         gemm_mma::cases,
+        gemm_quant::mma_cases,
         gemv::cases,
         moe_gemm::cases,
         moe_gemv::cases,

@@ -8,19 +8,17 @@
 
 use core::marker::PhantomData;
 
-use super::WEIGHT_FACTOR;
 use super::items::Item;
 use super::ring::{Ring, STAGE_COLS};
 use crate::quant::fragments::{self, QuantFragments};
+use crate::quant::halves::{CHUNK_COLS, Constants, Decoded, Factors, Fetched, OfRows, UNIT_COLS};
 use crate::simt::mbarrier::Place;
 use crate::simt::prelude::*;
 use crate::simt::wgmma::{self, Accumulators};
 
-/// Columns that a warp fetches at a time: a group of four-bit quants.
-pub const UNIT_COLS: u32 = 128;
 /// Chunks of a unit, and of a stage of x. A chunk is the columns of one product; they are decoded, and multiplied, chunk by chunk.
-const UNIT_CHUNKS: usize = UNIT_COLS as usize / wgmma::K;
-const STAGE_CHUNKS: usize = STAGE_COLS as usize / wgmma::K;
+const UNIT_CHUNKS: usize = UNIT_COLS as usize / CHUNK_COLS;
+const STAGE_CHUNKS: usize = STAGE_COLS as usize / CHUNK_COLS;
 /// Units that are on their way to the second-level cache: memory answers later than the next unit is needed.
 const PREFETCHED: u32 = 6;
 /// Bytes that come to the second-level cache at a time.
@@ -29,134 +27,6 @@ const LINE_BYTES: u32 = 128;
 const AHEAD: usize = 2;
 /// Chunks in registers: two are decoded, and the tensor cores may still read two.
 const BUFFERS: usize = 2 * AHEAD;
-
-/// What a lane holds of a unit as it lies in memory.
-pub struct Fetched<Q: QuantFragments, const GROUPS: usize> {
-    quants: [Q::Quants; GROUPS],
-    scales: Q::Scales,
-    /// Which unit of its tile it is.
-    in_tile: u32,
-}
-
-impl<Q: QuantFragments, const GROUPS: usize> Clone for Fetched<Q, GROUPS> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<Q: QuantFragments, const GROUPS: usize> Copy for Fetched<Q, GROUPS> {}
-
-/// Scales of a unit, or its offsets: pairs for rows g and g + 8, in sub-blocks c and c + 4 of the unit (if a sub-block has
-/// 32 elements there is no second one).
-#[derive(Clone, Copy)]
-struct Factors {
-    scales: [f16x2; 2],
-    offsets: [f16x2; 2],
-}
-
-/// Those of one sub-block: of row g in both halves, and of row g + 8.
-type OfRows = [[f16x2; 2]; 2];
-
-/// Constants of decoding, in registers. An instruction has room for one constant, and if it takes two the compiler copies
-/// the other one to a register, before each use. So they are made of something that it cannot know.
-#[derive(Clone, Copy)]
-struct Constants {
-    /// The upper byte of the halves from 1024 to 1279, four times.
-    upper: u32,
-    /// The highest bit of each byte.
-    signs: u32,
-    zero: u32,
-}
-
-impl Constants {
-    #[inline(always)]
-    fn new(n_cols: u32) -> Self {
-        // Zero, since there are not that many columns; and each lane's own, so not kept among the numbers of the warp.
-        let zero = warp::lane_id() & (n_cols >> 31);
-        Self { upper: 0x6464_6464 | zero, signs: 0x8080_8080 | zero, zero }
-    }
-
-    /// Four bytes, less the middle quant, as two pairs.
-    #[inline(always)]
-    fn to_f16<Q: QuantFragments>(self, word: u32) -> [f16x2; 2] {
-        if Q::UPPER_BYTES {
-            return [0x1404, 0x3424].map(|places| f16x2::from_bits(math::byte_perm(word, 0, places)));
-        }
-        // Formats with offsets have no negative bytes.
-        let (biased, bias) = if Q::HAS_OFFSET { (word, 1024) } else { (word ^ self.signs, 1024 + 128) };
-        let bias = -((bias + Q::MIDDLE) as f32);
-        let bias = f16x2::from_f32(bias, bias);
-        [0x4140, 0x4342].map(|places| f16x2::from_bits(math::byte_perm(biased, self.upper, places)) + bias)
-    }
-}
-
-/// Matrix a for the columns of a chunk.
-type Decoded = [u32; 4];
-
-impl<Q: QuantFragments, const GROUPS: usize> Fetched<Q, GROUPS> {
-    /// Sub-blocks of a unit that a lane holds scales of.
-    const SCALES: usize = UNIT_COLS as usize / Q::SUB / 4;
-    /// Chunks of a sub-block.
-    const SUB_CHUNKS: usize = Q::SUB / wgmma::K;
-
-    /// The unit's scales and offsets, times [`WEIGHT_FACTOR`].
-    #[inline(always)]
-    fn factors(&self) -> Factors {
-        let zero = f16x2::from_bits(0);
-        let mut factors = Factors { scales: [zero; 2], offsets: [zero; 2] };
-        for i in 0..Self::SCALES {
-            let t = self.in_tile as usize * Self::SCALES + i;
-            let scales = [0, 1].map(|half| Q::scale(&self.scales, t, half) * WEIGHT_FACTOR);
-            factors.scales[i] = f16x2::from_f32(scales[0], scales[1]);
-            if Q::HAS_OFFSET {
-                let offset = |half| Q::offset(&self.scales, t, half) * WEIGHT_FACTOR;
-                let [near, far] = [0, 1].map(|half| math::fma(scales[half], Q::MIDDLE as f32, offset(half)));
-                factors.offsets[i] = f16x2::from_f32(near, far);
-            }
-        }
-        factors
-    }
-
-    /// The scales and offsets of a chunk; `before` are those of the chunk before it, unless it is the first.
-    #[inline(always)]
-    #[track_caller]
-    fn of_rows(factors: &Factors, chunk: usize, before: OfRows) -> OfRows {
-        if !chunk.is_multiple_of(Self::SUB_CHUNKS) {
-            return before;
-        }
-        let sub = chunk / Self::SUB_CHUNKS;
-        // The lane of these rows that has the sub-block's scales.
-        let owner = warp::lane_id() & !3 | (sub % 4) as u32;
-        let of_rows = |pairs: [f16x2; 2]| {
-            let pair = warp::shuffle_idx(pairs[sub / 4].to_bits(), owner);
-            [0x1010, 0x3232].map(|twice| f16x2::from_bits(math::byte_perm(pair, pair, twice)))
-        };
-        let scales = of_rows(factors.scales);
-        [scales, if Q::HAS_OFFSET { of_rows(factors.offsets) } else { scales }]
-    }
-
-    /// Chunk `chunk` of a unit as matrix a.
-    #[inline(always)]
-    fn decode(&self, constants: Constants, [scales, offsets]: OfRows, chunk: usize) -> Decoded {
-        let (step, k) = (chunk * wgmma::K / Q::STEP_COLS, chunk * wgmma::K % Q::STEP_COLS / wgmma::K);
-        let quants = &self.quants[step / Q::GROUP_STEPS];
-        let words = Q::half_words(quants, step % Q::GROUP_STEPS, constants.zero);
-        let mut decoded = [0u32; 4];
-        for half in 0..2 {
-            let pairs = constants.to_f16::<Q>(words[2 * k + half]);
-            for i in 0..2 {
-                let weight = if Q::HAS_OFFSET {
-                    pairs[i].fma(scales[half], offsets[half])
-                } else {
-                    pairs[i] * scales[half]
-                };
-                decoded[2 * i + half] = weight.to_bits();
-            }
-        }
-        decoded
-    }
-}
 
 /// A unit, of which the first chunks are decoded.
 pub struct Ready<Q: QuantFragments, const GROUPS: usize> {
@@ -208,7 +78,7 @@ impl<Q: QuantFragments, const GROUPS: usize> Consumer<Q, GROUPS> {
     }
 
     /// Units of a tile.
-    const TILE_UNITS: u32 = Q::TILE_COLS as u32 / UNIT_COLS;
+    const TILE_UNITS: u32 = Fetched::<Q, GROUPS>::TILE_UNITS;
 
     /// Tile of the warp's rows of the block's tile at `row`.
     #[inline(always)]
@@ -241,18 +111,7 @@ impl<Q: QuantFragments, const GROUPS: usize> Consumer<Q, GROUPS> {
     #[inline(always)]
     #[track_caller]
     fn fetch(&self, row: u32, unit: u32) -> Fetched<Q, GROUPS> {
-        let tile = fragments::global_tile::<Q>(
-            self.w,
-            self.n_cols as usize,
-            self.row_tile(row),
-            Self::col_tile(unit),
-        );
-        let (lane, in_tile) = (warp::lane_id() as usize, unit % Self::TILE_UNITS);
-        Fetched {
-            quants: core::array::from_fn(|i| Q::quants(tile, lane, in_tile as usize * GROUPS + i)),
-            scales: Q::scales(tile, lane / 4, lane % 4),
-            in_tile,
-        }
+        Fetched::load(self.w, self.n_cols, self.row_tile(row), unit)
     }
 
     /// Fetches the first unit of an item, and decodes its first chunks.
@@ -308,7 +167,12 @@ impl<Q: QuantFragments, const GROUPS: usize> Consumer<Q, GROUPS> {
                 let mut a = [decoded[chunk % BUFFERS]];
                 wgmma::fence_operands(&mut a);
                 results.fence();
-                results.mma_registers_rows(a[0], ring.stage(place), in_stage * wgmma::K, chunk > 0 || i > 0);
+                results.mma_registers_rows(
+                    a[0],
+                    ring.stage(place),
+                    in_stage * CHUNK_COLS,
+                    chunk > 0 || i > 0,
+                );
                 results.commit();
                 // Two products go on; what the one before them read is free.
                 results.wait_but::<{ AHEAD as u32 }>();

@@ -1,8 +1,8 @@
 //! What blocks work on, and in which order.
 
-use super::consumer::UNIT_COLS;
 use super::{CLUSTER, GROUP_TOKENS, TILE_ROWS};
 use crate::gemm_wgmma::Tiles;
+use crate::quant::halves::UNIT_COLS;
 use crate::simt::cluster;
 
 /// Sizes of a product, and units of columns in a part.

@@ -1,7 +1,7 @@
 //! The ring of stages of x between the producers and the consumers of a cluster.
 
-use super::consumer::UNIT_COLS;
 use super::items::Item;
+use crate::quant::halves::UNIT_COLS;
 use crate::simt::boxes::{InBoxes, Rows};
 use crate::simt::cluster;
 use crate::simt::mbarrier::{self, Barriers, Place};

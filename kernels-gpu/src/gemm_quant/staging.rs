@@ -2,8 +2,9 @@
 
 #![allow(clippy::needless_range_loop, reason = "constant indices keep arrays in registers")]
 
+use super::CONSUMER_ROWS;
 use super::items::Place;
-use super::{CONSUMER_ROWS, WEIGHT_FACTOR};
+use crate::quant::halves::WEIGHT_FACTOR;
 use crate::simt::boxes::{self, OutBoxes, Rows};
 use crate::simt::prelude::*;
 use crate::simt::wgmma::{self, Accumulators};

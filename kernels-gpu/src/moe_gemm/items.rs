@@ -1,8 +1,9 @@
 //! What blocks work on: tiles of the groups, found from where each begins.
 
-use crate::gemm_quant::{CLUSTER, Item, Place, Source, TILE_ROWS, UNIT_COLS};
+use crate::gemm_quant::{CLUSTER, Item, Place, Source, TILE_ROWS};
 use crate::moe::MAX_EXPERTS;
 use crate::quant::fragments;
+use crate::quant::halves::UNIT_COLS;
 use crate::simt::cluster;
 use crate::simt::prelude::*;
 

@@ -11,6 +11,7 @@
 
 mod float;
 pub mod fragments;
+pub mod halves;
 mod k;
 pub mod layout;
 mod legacy;

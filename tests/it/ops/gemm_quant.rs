@@ -1,9 +1,10 @@
 //! Products with quantised weights on Hopper's tensor cores against the reference, by every plan.
 
-use kernels_gpu::gemm_quant::WEIGHT_FACTOR;
 use kernels_gpu::gemm_quant::plan::{GemmQuant, Plan, Shape, TILE_TOKENS};
 use kernels_gpu::launch::{Device, Purpose};
 use kernels_gpu::narrow::place;
+use kernels_gpu::quant::fragments::QuantFragments;
+use kernels_gpu::quant::halves::WEIGHT_FACTOR;
 use kernels_gpu::quant::layout::GpuLayout;
 use kernels_gpu::quant::{
     IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, QuantBlock, decode_blocks,
@@ -15,14 +16,14 @@ use testkit::data::{RandomBlock, Rng, packed, weights};
 use testkit::reference::{self, widen};
 
 /// Activations as the kernel takes them, and their values.
-pub(super) struct Activations {
+pub struct Activations {
     pub halves: Vec<f16>,
     pub scales: Vec<f32>,
     pub values: Vec<f64>,
 }
 
 /// Tokens of very different size: each has its own power of two.
-pub(super) fn activations(rng: &mut Rng, n_tokens: usize, n_cols: usize) -> Activations {
+pub fn activations(rng: &mut Rng, n_tokens: usize, n_cols: usize) -> Activations {
     let mut halves = vec![f16::from_bits(0); n_tokens * n_cols];
     let scales: Vec<f32> = (0..n_tokens).map(|t| 2f32.powi(t as i32 % 7 * 5 - 15)).collect();
     let mut values = Vec::with_capacity(halves.len());
@@ -47,44 +48,66 @@ fn launch<Q: GemmQuant, D: Device>(device: &D, plan: Plan, w: &[u8], x: &Activat
 
 fn check<Q: GemmQuant + GpuLayout + RandomBlock, D: Device>(device: &D, plan: Plan) {
     let Shape { n_tokens, n_rows, n_cols } = plan.shape;
-    let mut rng = Rng::new(17);
-    let (blocks, values) = weights::<Q>(&mut rng, n_rows * n_cols / Q::ELEMENTS);
-    let x = activations(&mut rng, n_tokens, n_cols);
-    let found = launch::<Q, D>(device, plan, &packed(&blocks, n_cols), &x);
-    let w = widen(&values);
-    let mut expected = vec![0.0; n_tokens * n_rows];
-    reference::linear(&mut expected, &w, &x.values, n_cols);
+    let case = Random::<Q>::new(n_tokens, n_rows, n_cols);
+    let found = launch::<Q, D>(device, plan, &packed(&case.blocks, n_cols), &case.x);
+    // Parts are added.
+    case.assert_product(&plan.to_string(), &found, plan.n_parts as usize);
+}
 
-    // A weight is scale · (q − middle) + the value of the middle, all of them times the factor. The result is rounded to f16. In
-    // blocks of 256 so are scales and middles before; those of the other formats are halves, and their middle is zero.
-    let mut middles = vec![0.0f64; w.len()];
-    if Q::HAS_OFFSET && Q::MIDDLE > 0 {
-        let decoded = |byte: u8| {
-            let mut values = vec![0.0f32; w.len()];
-            decode_blocks(
-                &blocks.iter().map(|block| block.with_quants(byte)).collect::<Vec<Q>>(),
-                &mut values,
-            );
-            widen(&values)
-        };
-        let part = f64::from(Q::MIDDLE) / f64::from(2 * Q::MIDDLE - 1);
-        let of_extremes = |(lowest, highest): (f64, f64)| lowest + (highest - lowest) * part;
-        middles = decoded(0).into_iter().zip(decoded(0xff)).map(of_extremes).collect();
+/// A product with random weights and activations.
+pub struct Random<Q> {
+    pub blocks: Vec<Q>,
+    pub x: Activations,
+    values: Vec<f32>,
+    shape: [usize; 3],
+}
+
+impl<Q: QuantFragments + RandomBlock> Random<Q> {
+    pub fn new(n_tokens: usize, n_rows: usize, n_cols: usize) -> Self {
+        let mut rng = Rng::new(17);
+        let (blocks, values) = weights::<Q>(&mut rng, n_rows * n_cols / Q::ELEMENTS);
+        let x = activations(&mut rng, n_tokens, n_cols);
+        Self { blocks, x, values, shape: [n_tokens, n_rows, n_cols] }
     }
-    let subnormal = (128.0 + 2.0) * F16_SUBNORMAL_ROUNDING / f64::from(WEIGHT_FACTOR);
-    let rounding = |(&w, &middle): (&f64, &f64)| {
-        let before =
-            if Q::ELEMENTS == 256 { F16_ROUNDING * ((w - middle).abs() + middle.abs()) } else { 0.0 };
-        before + F16_ROUNDING * (w.abs() + before) + subnormal
-    };
-    let errors: Vec<f64> = w.iter().zip(&middles).map(rounding).collect();
-    let weights_off = linear_magnitudes(&errors, &x.values, n_cols);
-    let sums = linear_magnitudes(&w, &x.values, n_cols);
-    // The tensor cores may cut off what they add, instead of rounding it: twice the error of each addition. Parts are added
-    // and multiplied by a scale after them; that is a power of two.
-    let chain = 2 * n_cols + plan.n_parts as usize;
-    let bound = |i: usize| weights_off[i] + dot_bound(chain, sums[i] + weights_off[i]);
-    assert_within(&format!("{} {plan}", Q::NAME), &found, &expected, &[n_tokens, n_rows], bound);
+
+    /// Compares a product, to whose sums `n_additions` come beside those of the columns, with the reference.
+    pub fn assert_product(&self, what: &str, found: &[f32], n_additions: usize) {
+        let [n_tokens, n_rows, n_cols] = self.shape;
+        let w = widen(&self.values);
+        let mut expected = vec![0.0; n_tokens * n_rows];
+        reference::linear(&mut expected, &w, &self.x.values, n_cols);
+
+        // A weight is scale · (q − middle) + the value of the middle, all of them times the factor. The result is rounded to
+        // f16. In blocks of 256 so are scales and middles before; those of the other formats are halves, and their middle is zero.
+        let mut middles = vec![0.0f64; w.len()];
+        if Q::HAS_OFFSET && Q::MIDDLE > 0 {
+            let decoded = |byte: u8| {
+                let mut values = vec![0.0f32; w.len()];
+                decode_blocks(
+                    &self.blocks.iter().map(|block| block.with_quants(byte)).collect::<Vec<Q>>(),
+                    &mut values,
+                );
+                widen(&values)
+            };
+            let part = f64::from(Q::MIDDLE) / f64::from(2 * Q::MIDDLE - 1);
+            let of_extremes = |(lowest, highest): (f64, f64)| lowest + (highest - lowest) * part;
+            middles = decoded(0).into_iter().zip(decoded(0xff)).map(of_extremes).collect();
+        }
+        let subnormal = (128.0 + 2.0) * F16_SUBNORMAL_ROUNDING / f64::from(WEIGHT_FACTOR);
+        let rounding = |(&w, &middle): (&f64, &f64)| {
+            let before =
+                if Q::ELEMENTS == 256 { F16_ROUNDING * ((w - middle).abs() + middle.abs()) } else { 0.0 };
+            before + F16_ROUNDING * (w.abs() + before) + subnormal
+        };
+        let errors: Vec<f64> = w.iter().zip(&middles).map(rounding).collect();
+        let weights_off = linear_magnitudes(&errors, &self.x.values, n_cols);
+        let sums = linear_magnitudes(&w, &self.x.values, n_cols);
+        // The tensor cores may cut off what they add, instead of rounding it: twice the error of each addition. Sums are
+        // multiplied by a scale after all; that is a power of two.
+        let chain = 2 * n_cols + n_additions;
+        let bound = |i: usize| weights_off[i] + dot_bound(chain, sums[i] + weights_off[i]);
+        assert_within(&format!("{} {what}", Q::NAME), found, &expected, &[n_tokens, n_rows], bound);
+    }
 }
 
 const fn shape(n_tokens: usize, n_rows: usize, n_cols: usize) -> Shape {

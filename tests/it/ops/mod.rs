@@ -40,6 +40,7 @@ mod gelu;
 mod gemm;
 mod gemm_mma;
 mod gemm_quant;
+mod gemm_quant_mma;
 mod gemm_wgmma;
 mod gemv;
 mod kv_cache;

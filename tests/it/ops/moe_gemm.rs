@@ -1,9 +1,9 @@
 //! Grouped rows times their experts' matrices on Hopper's tensor cores against the reference, by every plan.
 
-use kernels_gpu::gemm_quant::WEIGHT_FACTOR;
 use kernels_gpu::launch::{Device, Purpose};
 use kernels_gpu::moe_gemm::plan::{MoeGemm, Plan, Shape};
 use kernels_gpu::quant::MXFP4;
+use kernels_gpu::quant::halves::WEIGHT_FACTOR;
 use kernels_gpu::quant::layout::GpuLayout;
 use kernels_gpu::simt::emulator::{Access, Emulator, View};
 use testkit::compare::{F16_ROUNDING, F16_SUBNORMAL_ROUNDING, assert_within, dot_bound};
