@@ -6,8 +6,7 @@
 //!
 //! Assignments that share an expert each read its matrix, at about the same time: from memory it comes once as long as the
 //! second-level cache holds what lies between. So it works for as many assignments as a grid has rows, 65535, and is best for
-//! few. For many, rows should be in grouped order ([`crate::moe::moe_group`]), with `row_experts` as their experts: then
-//! those of an expert lie side by side.
+//! few: products of many are [`crate::moe_gemm`]'s and [`crate::moe_gemm_mma`]'s.
 
 use crate::gemv::one::{self, Matrix};
 use crate::gemv::{Product, THREADS, X};

@@ -34,13 +34,14 @@ use crate::case::Case;
 
 /// Every case, variants included.
 pub fn all() -> Vec<Case> {
-    let ops: [fn() -> Vec<Case>; 24] = [
+    let ops: [fn() -> Vec<Case>; 25] = [
         gemm_wgmma::cases,
         gemm_quant::cases,
         gemm_mma::cases,
         gemm_quant::mma_cases,
         gemv::cases,
         moe_gemm::cases,
+        moe_gemm::mma_cases,
         moe_gemv::cases,
         attention_wgmma::cases,
         attention_prefill::cases,

@@ -1,8 +1,10 @@
-//! `moe_gemm`: the experts of a prompt, routed at random: one of gate, up and down of gpt-oss-20b, which have one shape.
+//! `moe_gemm`, and `moe_gemm_mma` for GPUs before Hopper: the experts of a prompt, routed at random: one of gate, up and down of
+//! gpt-oss-20b, which have one shape.
 
 use kernels_gpu::launch::{Device, DeviceBuffer, Grid, Purpose};
 use kernels_gpu::moe_gemm::plan::{Plan, Shape, TILE_TOKENS};
 use kernels_gpu::moe_gemm::{moe_gemm_bytes, moe_gemm_flops};
+use kernels_gpu::moe_gemm_mma::product::{self, Product};
 use kernels_gpu::narrow::narrow_f16;
 use kernels_gpu::quant::layout::GpuLayout;
 use kernels_gpu::quant::{MXFP4, QuantBlock};
@@ -21,17 +23,48 @@ const TOKENS: [usize; 4] = [64, 512, 2048, 8192];
 const CHECKED_TOKENS: usize = 32;
 const CHECKED_ROWS: usize = 64;
 
+/// What is launched.
+#[derive(Clone, Copy)]
+enum Kernel {
+    Hopper(Plan),
+    Mma(Product),
+}
+
 pub fn cases() -> Vec<Case> {
+    let case = |n_tokens: usize, choice: String, plan: fn(Shape, u32, u32) -> Plan, tile: u32| {
+        let kernel = move |shape, n| Kernel::Hopper(plan(shape, tile, n));
+        case("moe_gemm", n_tokens, choice, kernel).hopper()
+    };
     let of_tokens = |n_tokens: usize| {
-        let plans = TILE_TOKENS.map(|tile| {
-            case(n_tokens, format!(", t{tile}"), move |shape, n| Plan::with(shape, tile, n)).variant()
-        });
-        std::iter::once(case(n_tokens, String::new(), Plan::new)).chain(plans)
+        let plans = TILE_TOKENS.map(|tile| case(n_tokens, format!(", t{tile}"), Plan::with, tile).variant());
+        let chosen = case(n_tokens, String::new(), |shape, _, n| Plan::new(shape, n), 0);
+        std::iter::once(chosen).chain(plans)
     };
     TOKENS.into_iter().flat_map(of_tokens).collect()
 }
 
-fn case(n_tokens: usize, choice: String, plan: impl Fn(Shape, u32) -> Plan + 'static) -> Case {
+pub fn mma_cases() -> Vec<Case> {
+    let product = |Shape { n_assigned, n_experts, n_rows, n_cols }: Shape| {
+        Product::new(n_assigned, n_experts, n_rows, n_cols)
+    };
+    let of_tokens = |n_tokens: usize| {
+        let tiles = product::TILE_TOKENS.map(|tile_tokens| {
+            let kernel = move |shape, _| Kernel::Mma(Product { tile_tokens, ..product(shape) });
+            case("moe_gemm_mma", n_tokens, format!(", t{tile_tokens}"), kernel).variant()
+        });
+        let chosen =
+            case("moe_gemm_mma", n_tokens, String::new(), move |shape, _| Kernel::Mma(product(shape)));
+        std::iter::once(chosen).chain(tiles)
+    };
+    TOKENS.into_iter().flat_map(of_tokens).collect()
+}
+
+fn case(
+    op: &'static str,
+    n_tokens: usize,
+    choice: String,
+    kernel: impl Fn(Shape, u32) -> Kernel + 'static,
+) -> Case {
     let experts = GPT_OSS.route(n_tokens);
     let (n_experts, n_rows, n_cols) = (GPT_OSS.n_experts, GPT_OSS.hidden_dim, GPT_OSS.dim);
     let shape = Shape { n_assigned: experts.len(), n_experts, n_rows, n_cols };
@@ -39,12 +72,15 @@ fn case(n_tokens: usize, choice: String, plan: impl Fn(Shape, u32) -> Plan + 'st
     let bytes = moe_gemm_bytes(w_bytes, shape.n_assigned, n_rows, n_cols);
     let work = Work::reading(bytes, moe_gemm_flops(shape.n_assigned, n_rows, n_cols));
     let name = format!("mxfp4 {n_tokens}x{n_rows}x{n_cols}, 4 of 32 experts{choice}");
-    let make = move |lab: &Lab| MoeGemm::new(lab, plan(shape, lab.device.info().n_multiprocessors), &experts);
-    Case::new("moe_gemm", name, work, make).hopper()
+    let make = move |lab: &Lab| {
+        MoeGemm::new(lab, shape, kernel(shape, lab.device.info().n_multiprocessors), &experts)
+    };
+    Case::new(op, name, work, make)
 }
 
 struct MoeGemm {
-    plan: Plan,
+    shape: Shape,
+    kernel: Kernel,
     n_sets: usize,
     y: Sets<f32>,
     /// The tensors of all sets.
@@ -60,8 +96,8 @@ struct MoeGemm {
 }
 
 impl MoeGemm {
-    fn new(lab: &Lab, plan: Plan, experts: &[u32]) -> Result<Self> {
-        let Shape { n_assigned, n_experts, n_rows, n_cols } = plan.shape;
+    fn new(lab: &Lab, shape: Shape, kernel: Kernel, experts: &[u32]) -> Result<Self> {
+        let Shape { n_assigned, n_experts, n_rows, n_cols } = shape;
         let device = &lab.device;
         let tensor_bytes = n_experts * <MXFP4 as GpuLayout>::matrix_bytes(n_rows, n_cols);
         let n_sets = lab.n_sets(tensor_bytes + n_assigned * (2 * n_cols + 4 * n_rows));
@@ -79,7 +115,8 @@ impl MoeGemm {
         }
         let groups = moe::group(experts, n_experts);
         Ok(MoeGemm {
-            plan,
+            shape,
+            kernel,
             n_sets,
             y: lab.zeros(n_sets, n_assigned * n_rows)?,
             w,
@@ -106,7 +143,11 @@ impl Subject for MoeGemm {
     fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
         let w = self.w.slice(set * self.tensor_bytes..(set + 1) * self.tensor_bytes);
         let x = (self.halves.get(set), self.scales.get(set));
-        self.plan.launch::<MXFP4, Cuda>(device, self.y.get_mut(set), w, x, &self.offsets)
+        let (y, offsets) = (self.y.get_mut(set), &self.offsets);
+        match self.kernel {
+            Kernel::Hopper(plan) => plan.launch::<MXFP4, Cuda>(device, y, w, x, offsets),
+            Kernel::Mma(product) => product.launch::<MXFP4, Cuda>(device, y, w, x, offsets),
+        }
     }
 
     fn reset(&mut self, device: &Cuda) -> Result<()> {
@@ -114,7 +155,7 @@ impl Subject for MoeGemm {
     }
 
     fn check(&mut self, device: &Cuda) -> Result<Check> {
-        let Shape { n_assigned, n_rows, n_cols, .. } = self.plan.shape;
+        let Shape { n_assigned, n_rows, n_cols, .. } = self.shape;
         let rows = sample(CHECKED_ROWS, n_rows);
         let (mut found, mut expected) = (Vec::new(), Vec::new());
         for token in sample(CHECKED_TOKENS, n_assigned) {

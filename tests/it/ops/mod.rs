@@ -47,6 +47,7 @@ mod kv_cache;
 mod layernorm;
 mod moe;
 mod moe_gemm;
+mod moe_gemm_mma;
 mod moe_gemv;
 mod narrow;
 mod position;

@@ -3,89 +3,97 @@
 use kernels_gpu::launch::{Device, Purpose};
 use kernels_gpu::moe_gemm::plan::{MoeGemm, Plan, Shape};
 use kernels_gpu::quant::MXFP4;
-use kernels_gpu::quant::halves::WEIGHT_FACTOR;
+use kernels_gpu::quant::fragments::QuantFragments;
 use kernels_gpu::quant::layout::GpuLayout;
 use kernels_gpu::simt::emulator::{Access, Emulator, View};
-use testkit::compare::{F16_ROUNDING, F16_SUBNORMAL_ROUNDING, assert_within, dot_bound};
-use testkit::data::{RandomBlock, Rng, packed, weights};
-use testkit::reference::{moe as reference, widen};
+use testkit::compare::assert_within;
+use testkit::data::{RandomBlock, packed};
 
-use super::gemm_quant::{Activations, activations};
+use super::gemm_quant::Random;
 
-/// Experts' matrices in the GPU's layout, one after the other, and their values.
-fn tensor<Q: RandomBlock + GpuLayout>(rng: &mut Rng, shape: Shape) -> (Vec<u8>, Vec<f64>) {
-    let of_matrix = shape.n_rows * shape.n_cols / Q::ELEMENTS;
-    let (blocks, values) = weights::<Q>(rng, shape.n_experts * of_matrix);
-    let bytes = blocks.chunks(of_matrix).flat_map(|blocks| packed(blocks, shape.n_cols)).collect();
-    (bytes, widen(&values))
+/// Random experts and grouped rows.
+pub struct Grouped<Q> {
+    /// The experts' matrices one below the other.
+    pub random: Random<Q>,
+    /// Where the rows of each expert begin, and where the last one's end.
+    pub offsets: Vec<u32>,
+    /// The expert of each row.
+    experts: Vec<usize>,
+    n_rows: usize,
+    n_cols: usize,
 }
 
-fn launch<Q: MoeGemm, D: Device>(
+impl<Q: QuantFragments + RandomBlock + GpuLayout> Grouped<Q> {
+    /// So many rows of each expert, and the shape of their matrices.
+    pub fn new(counts: &[u32], [n_rows, n_cols]: [usize; 2]) -> Self {
+        let ends = counts.iter().scan(0, |end, count| {
+            *end += count;
+            Some(*end)
+        });
+        let offsets = std::iter::once(0).chain(ends).collect();
+        let of_expert = |(&count, expert): (&u32, usize)| vec![expert; count as usize];
+        let experts: Vec<usize> = counts.iter().zip(0..).flat_map(of_expert).collect();
+        let random = Random::new(experts.len(), counts.len() * n_rows, n_cols);
+        Self { random, offsets, experts, n_rows, n_cols }
+    }
+
+    pub fn n_experts(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    pub fn n_assigned(&self) -> usize {
+        self.experts.len()
+    }
+
+    /// Each expert's matrix in the GPU's layout, one after the other.
+    pub fn w(&self) -> Vec<u8> {
+        let matrices = self.random.blocks.chunks(self.n_rows * self.n_cols / Q::ELEMENTS);
+        matrices.flat_map(|blocks| packed(blocks, self.n_cols)).collect()
+    }
+
+    /// Compares with the reference: the product of each row with its expert's part of all matrices.
+    pub fn assert_product(&self, what: &str, found: &[f32]) {
+        let (expected, bounds) = self.random.product(0);
+        let own = |all: &[f64]| {
+            let rows = all.chunks(self.n_experts() * self.n_rows).zip(&self.experts);
+            rows.flat_map(|(row, expert)| row[expert * self.n_rows..][..self.n_rows].to_vec()).collect()
+        };
+        let (expected, bounds): (Vec<f64>, Vec<f64>) = (own(&expected), own(&bounds));
+        let shape = [self.n_assigned(), self.n_rows];
+        let what = format!("{} {what}, groups from {:?}", Q::NAME, self.offsets);
+        assert_within(&what, found, &expected, &shape, |i| bounds[i]);
+    }
+}
+
+fn launch<Q: MoeGemm + GpuLayout + RandomBlock, D: Device>(
     device: &D,
+    case: &Grouped<Q>,
     plan: Plan,
-    w: &[u8],
-    x: &Activations,
-    offsets: &[u32],
 ) -> Vec<f32> {
-    let w = device.upload(w, Purpose::Weights).unwrap();
-    let x_halves = device.upload(&x.halves, Purpose::Activations).unwrap();
-    let x_scales = device.upload(&x.scales, Purpose::Activations).unwrap();
-    let offsets = device.upload(offsets, Purpose::Activations).unwrap();
+    let w = device.upload(&case.w(), Purpose::Weights).unwrap();
+    let x_halves = device.upload(&case.random.x.halves, Purpose::Activations).unwrap();
+    let x_scales = device.upload(&case.random.x.scales, Purpose::Activations).unwrap();
+    let offsets = device.upload(&case.offsets, Purpose::Activations).unwrap();
     let mut y = device.alloc(plan.shape.n_assigned * plan.shape.n_rows, Purpose::Activations).unwrap();
     plan.launch::<Q, D>(device, &mut y, &w, (&x_halves, &x_scales), &offsets).unwrap();
     device.download(&y).unwrap()
 }
 
-/// What the groups of so many rows each are: where they begin, and the expert of each row.
-fn groups(counts: &[u32]) -> (Vec<u32>, Vec<u32>) {
-    let ends = counts.iter().scan(0, |end, count| {
-        *end += count;
-        Some(*end)
-    });
-    let of_rows = counts.iter().zip(0..).flat_map(|(&count, expert)| vec![expert; count as usize]);
-    (std::iter::once(0).chain(ends).collect(), of_rows.collect())
-}
-
-/// Experts with so many rows each, times matrices of so many rows and columns. A weight times the factor is rounded to f16; the
-/// tensor cores may cut off what they add, instead of rounding it: twice the error of each addition; and a scale, a power
-/// of two, comes after.
-fn check<Q: MoeGemm + GpuLayout + RandomBlock, D: Device>(
-    device: &D,
+/// A case and its plan with tiles of so many tokens on so many multiprocessors.
+fn case<Q: MoeGemm + GpuLayout + RandomBlock>(
     counts: &[u32],
-    [n_rows, n_cols]: [usize; 2],
+    matrix: [usize; 2],
     (tile_tokens, n_multiprocessors): (u32, u32),
-) {
-    assert!(!Q::HAS_OFFSET, "an offset is rounded, too");
-    let (offsets, experts) = groups(counts);
-    let shape = Shape { n_assigned: experts.len(), n_experts: counts.len(), n_rows, n_cols };
-    let plan = Plan::with(shape, tile_tokens, n_multiprocessors);
-    let mut rng = Rng::new(19);
-    let (bytes, w) = tensor::<Q>(&mut rng, shape);
-    let x = activations(&mut rng, experts.len(), n_cols);
-    let found = launch::<Q, D>(device, plan, &bytes, &x, &offsets);
-
-    let linear = |w: &[f64], x: &[f64]| {
-        let mut y = vec![0.0; experts.len() * n_rows];
-        reference::linear(&mut y, w, x, &experts, 1, [n_rows, n_cols]);
-        y
-    };
-    let magnitudes = |values: &[f64]| values.iter().map(|value| value.abs()).collect::<Vec<_>>();
-    let subnormal = F16_SUBNORMAL_ROUNDING / f64::from(WEIGHT_FACTOR);
-    let rounding: Vec<f64> = w.iter().map(|w| F16_ROUNDING * w.abs() + subnormal).collect();
-    let (expected, x) = (linear(&w, &x.values), magnitudes(&x.values));
-    let (weights_off, sums) = (linear(&rounding, &x), linear(&magnitudes(&w), &x));
-    let bound = |i: usize| weights_off[i] + dot_bound(2 * n_cols + 1, sums[i] + weights_off[i]);
-    assert_within(
-        &format!("{} {plan}, {counts:?}", Q::NAME),
-        &found,
-        &expected,
-        &[experts.len(), n_rows],
-        bound,
-    );
+) -> (Grouped<Q>, Plan) {
+    let case = Grouped::new(counts, matrix);
+    let [n_rows, n_cols] = matrix;
+    let shape = Shape { n_assigned: case.n_assigned(), n_experts: case.n_experts(), n_rows, n_cols };
+    (case, Plan::with(shape, tile_tokens, n_multiprocessors))
 }
 
 fn check_mxfp4(counts: &[u32], matrix: [usize; 2], how: (u32, u32)) {
-    on_hopper!(|device| check::<MXFP4, _>(device, counts, matrix, how));
+    let (case, plan) = case::<MXFP4>(counts, matrix, how);
+    on_hopper!(|device| case.assert_product(&plan.to_string(), &launch(device, &case, plan)));
 }
 
 /// Experts without rows, with one, with a tile and with more; rows that end within a warp's 16, and a last unit of 32
@@ -128,25 +136,17 @@ fn one_expert_for_all() {
 /// The same bits whatever the order of blocks, warps and lanes.
 #[test]
 fn any_order_gives_the_same_bits() {
-    let (offsets, _) = groups(&[5, 0, 66]);
-    let shape = Shape { n_assigned: 71, n_experts: 3, n_rows: 136, n_cols: 160 };
-    let plan = Plan::with(shape, 64, 4);
-    let mut rng = Rng::new(3);
-    let (w, x) = (tensor::<MXFP4>(&mut rng, shape).0, activations(&mut rng, 71, 160));
-    let results = [0, 1, 2]
-        .map(|seed| launch::<MXFP4, _>(&Emulator::checked().with_seed(seed), plan, &w, &x, &offsets));
+    let (case, plan) = case::<MXFP4>(&[5, 0, 66], [136, 160], (64, 4));
+    let results = [0, 1, 2].map(|seed| launch(&Emulator::checked().with_seed(seed), &case, plan));
     assert!(results[0] == results[1] && results[1] == results[2]);
 }
 
 /// Results leave in whole sectors.
 #[test]
 fn stores_are_whole_sectors() {
-    let (offsets, _) = groups(&[64, 3]);
-    let shape = Shape { n_assigned: 67, n_experts: 2, n_rows: 256, n_cols: 128 };
+    let (case, plan) = case::<MXFP4>(&[64, 3], [256, 128], (64, 2));
     let device = Emulator::checked().counting();
-    let mut rng = Rng::new(5);
-    let (w, x) = (tensor::<MXFP4>(&mut rng, shape).0, activations(&mut rng, 67, 128));
-    launch::<MXFP4, _>(&device, Plan::with(shape, 64, 2), &w, &x, &offsets);
+    launch(&device, &case, plan);
     let report = device.report().expect("a counting emulator reports");
     let of_y = report.sites.iter().filter(|s| s.view == View::Param("y") && s.access == Access::Write);
     assert_eq!(of_y.map(|site| site.transactions).sum::<u64>(), 67 * 256 * 4 / 32, "{report:#?}");
