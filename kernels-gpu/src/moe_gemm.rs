@@ -12,9 +12,9 @@ mod items;
 pub mod plan;
 
 use crate::gemm_quant::{CONSUMER_ROWS, Output, Place, Ring, Scales, THREADS, Y_BOX, multiply, shared_bytes};
-use crate::quant::MXFP4;
 use crate::quant::fragments::Fragments;
 use crate::quant::halves::UNIT_COLS;
+use crate::quant::{MXFP4, Q4_K, Q5_K, Q6_K, Q8_0};
 use crate::simt::boxes::InBoxes;
 use crate::simt::prelude::*;
 use crate::simt::shared;
@@ -88,6 +88,10 @@ macro_rules! entries {
     };
 }
 
+entries!(Q8_0, moe_gemm_q8_0_t256, moe_gemm_q8_0_t128, moe_gemm_q8_0_t64);
+entries!(Q4_K, moe_gemm_q4_k_t256, moe_gemm_q4_k_t128, moe_gemm_q4_k_t64);
+entries!(Q5_K, moe_gemm_q5_k_t256, moe_gemm_q5_k_t128, moe_gemm_q5_k_t64);
+entries!(Q6_K, moe_gemm_q6_k_t256, moe_gemm_q6_k_t128, moe_gemm_q6_k_t64);
 entries!(MXFP4, moe_gemm_mxfp4_t256, moe_gemm_mxfp4_t128, moe_gemm_mxfp4_t64);
 
 /// Results that leave by ordinary stores.

@@ -169,5 +169,9 @@ macro_rules! formats {
 }
 
 formats! {
+    Q8_0: moe_gemm_q8_0_t256, moe_gemm_q8_0_t128, moe_gemm_q8_0_t64;
+    Q4_K: moe_gemm_q4_k_t256, moe_gemm_q4_k_t128, moe_gemm_q4_k_t64;
+    Q5_K: moe_gemm_q5_k_t256, moe_gemm_q5_k_t128, moe_gemm_q5_k_t64;
+    Q6_K: moe_gemm_q6_k_t256, moe_gemm_q6_k_t128, moe_gemm_q6_k_t64;
     MXFP4: moe_gemm_mxfp4_t256, moe_gemm_mxfp4_t128, moe_gemm_mxfp4_t64;
 }

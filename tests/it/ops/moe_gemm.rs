@@ -2,9 +2,9 @@
 
 use kernels_gpu::launch::{Device, Purpose};
 use kernels_gpu::moe_gemm::plan::{MoeGemm, Plan, Shape};
-use kernels_gpu::quant::MXFP4;
 use kernels_gpu::quant::fragments::QuantFragments;
 use kernels_gpu::quant::layout::GpuLayout;
+use kernels_gpu::quant::{MXFP4, Q4_K, Q5_K, Q6_K, Q8_0};
 use kernels_gpu::simt::emulator::{Access, Emulator, View};
 use testkit::compare::assert_within;
 use testkit::data::{RandomBlock, packed};
@@ -91,46 +91,51 @@ fn case<Q: MoeGemm + GpuLayout + RandomBlock>(
     (case, Plan::with(shape, tile_tokens, n_multiprocessors))
 }
 
-fn check_mxfp4(counts: &[u32], matrix: [usize; 2], how: (u32, u32)) {
-    let (case, plan) = case::<MXFP4>(counts, matrix, how);
+fn check<Q: MoeGemm + GpuLayout + RandomBlock>(counts: &[u32], matrix: [usize; 2], how: (u32, u32)) {
+    let (case, plan) = case::<Q>(counts, matrix, how);
     on_hopper!(|device| case.assert_product(&plan.to_string(), &launch(device, &case, plan)));
 }
 
 /// Experts without rows, with one, with a tile and with more; rows that end within a warp's 16, and a last unit of 32
-/// columns; one cluster for all.
+/// columns, or a block of 256; one cluster for all.
 #[test]
-fn experts_with_any_number_of_rows() {
-    check_mxfp4(&[0, 70, 1, 0, 0, 64, 5, 0], [151, 160], (64, 2));
+fn experts_with_any_number_of_rows_in_every_format() {
+    let counts = [0, 70, 1, 0, 0, 64, 5, 0];
+    check::<Q8_0>(&counts, [151, 160], (64, 2));
+    check::<Q4_K>(&counts, [151, 256], (64, 2));
+    check::<Q5_K>(&counts, [151, 256], (64, 2));
+    check::<Q6_K>(&counts, [151, 256], (64, 2));
+    check::<MXFP4>(&counts, [151, 160], (64, 2));
 }
 
 /// The same with wide tiles, and several clusters.
 #[test]
 fn wide_tiles() {
-    check_mxfp4(&[3, 0, 129, 128], [260, 288], (128, 6));
-    check_mxfp4(&[257, 2, 0], [20, 96], (256, 4));
+    check::<MXFP4>(&[3, 0, 129, 128], [260, 288], (128, 6));
+    check::<MXFP4>(&[257, 2, 0], [20, 96], (256, 4));
 }
 
 /// More experts than a warp has lanes.
 #[test]
 fn seventy_experts() {
     let counts: Vec<u32> = (0..70).map(|expert| [2, 0, 0, 1, 0, 9, 0][expert % 7]).collect();
-    check_mxfp4(&counts, [18, 64], (64, 8));
+    check::<MXFP4>(&counts, [18, 64], (64, 8));
     let mut counts = vec![0; 256];
     (counts[0], counts[255]) = (1, 2);
-    check_mxfp4(&counts, [4, 32], (64, 4));
+    check::<MXFP4>(&counts, [4, 32], (64, 4));
 }
 
 /// The columns of gpt-oss, 22 units and a half.
 #[test]
 fn rows_of_2880() {
-    check_mxfp4(&[2, 3], [16, 2880], (64, 2));
+    check::<MXFP4>(&[2, 3], [16, 2880], (64, 2));
 }
 
 /// All rows to one expert: clusters that find nothing to do.
 #[test]
 fn one_expert_for_all() {
-    check_mxfp4(&[0, 0, 9, 0], [40, 64], (128, 132));
-    check_mxfp4(&[1], [1, 32], (256, 132));
+    check::<MXFP4>(&[0, 0, 9, 0], [40, 64], (128, 132));
+    check::<MXFP4>(&[1], [1, 32], (256, 132));
 }
 
 /// The same bits whatever the order of blocks, warps and lanes.
