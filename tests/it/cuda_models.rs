@@ -11,8 +11,8 @@ use oxwarp::model::{Engine, EngineOptions, Error, Runner};
 
 use crate::cuda::{gpu, open};
 use crate::emulator_models::{
-    BOUNDS, CACHE_BOUND, HOPPER_BOUNDS, HOPPER_CACHE_BOUND, HOPPER_DEMO_BOUNDS, LENGTHS,
-    check_steps_after_prompts,
+    BOUNDS, DEMO_PROMPT_BOUNDS, LENGTHS, PROMPT_BOUNDS, PROMPT_CACHE_BOUND, check_steps_after_prompts,
+    prompt_bounds,
 };
 use crate::golden;
 
@@ -24,7 +24,25 @@ fn on_gpu(path: &Path, options: EngineOptions) -> Result<Box<dyn Runner>, Error>
 #[test]
 fn forced_logits() {
     let Some(gpu) = gpu() else { return };
-    golden::check_forced(&on_gpu, if gpu.is_hopper() { HOPPER_BOUNDS } else { BOUNDS });
+    // On Hopper attention of prompts rounds to f16, too.
+    let is_hopper = gpu.is_hopper();
+    golden::check_forced_prompts(&on_gpu, BOUNDS, |file| {
+        if is_hopper { PROMPT_BOUNDS } else { prompt_bounds(file) }
+    });
+}
+
+/// On Hopper, too.
+fn on_gpu_without_hopper_kernels(path: &Path, options: EngineOptions) -> Result<Box<dyn Runner>, Error> {
+    let device = gpu().expect("the caller has looked");
+    golden::load(Gpu::new(device, GpuOptions::default().with_hopper_kernels(false))?, path, options)
+}
+
+#[test]
+fn kernels_for_every_gpu() {
+    let Some(_) = gpu() else { return };
+    golden::check_forced_prompts(&on_gpu_without_hopper_kernels, BOUNDS, prompt_bounds);
+    golden::check_greedy(&on_gpu_without_hopper_kernels);
+    golden::check_demo(&on_gpu_without_hopper_kernels, DEMO_PROMPT_BOUNDS);
 }
 
 #[test]
@@ -41,14 +59,14 @@ fn sampled_tokens() {
 
 #[test]
 fn demo_model() {
-    let Some(gpu) = gpu() else { return };
-    golden::check_demo(&on_gpu, if gpu.is_hopper() { HOPPER_DEMO_BOUNDS } else { BOUNDS });
+    let Some(_) = gpu() else { return };
+    golden::check_demo(&on_gpu, DEMO_PROMPT_BOUNDS);
 }
 
 #[test]
 fn a_step_after_a_prompt_gives_what_a_longer_prompt_gives() {
-    let Some(gpu) = gpu() else { return };
-    let bound = if gpu.is_hopper() { HOPPER_CACHE_BOUND } else { CACHE_BOUND };
+    let Some(_) = gpu() else { return };
+    let bound = PROMPT_CACHE_BOUND;
     check_steps_after_prompts(&on_gpu, "models/stories260K.F32.gguf", &LENGTHS, bound);
     for file in ["rnd-llama.Q8_0", "rnd-llama-k.Q4_K_M", "rnd-llama-tied.F32", "rnd-qwen2.Q4_K_M"] {
         check_steps_after_prompts(&on_gpu, &format!("models/{file}.gguf"), &LENGTHS, bound);

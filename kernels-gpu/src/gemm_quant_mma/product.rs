@@ -27,6 +27,11 @@ impl Product {
         Self { n_tokens, n_rows, n_cols, tile_tokens: if n_tokens <= 64 { 64 } else { 128 } }
     }
 
+    /// Whether there are kernels for rows of this length.
+    pub const fn takes(n_cols: usize) -> bool {
+        n_cols.is_multiple_of(32)
+    }
+
     /// Launches the product of w in fragments of format `Q` and x with its scales.
     ///
     /// # Errors
@@ -49,7 +54,7 @@ impl Product {
             "{self}: y, w, x and scales are {found:?} long, not {needed:?}"
         );
         assert!(
-            n_cols.is_multiple_of(32) && u32::try_from(n_tokens * n_cols).is_ok(),
+            Self::takes(n_cols) && u32::try_from(n_tokens * n_cols).is_ok(),
             "{self}: columns must be a multiple of 32, elements of x below 2^32"
         );
         Q::launch(self, device, y, w, (x, x_scales))

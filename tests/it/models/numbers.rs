@@ -13,7 +13,8 @@ use testkit::reference::{self, Attention, RopePairs};
 
 use super::build::{LLAMA, Meta, ModelFile, QWEN2, Shape};
 use super::load;
-use crate::{emulator_models, golden};
+use crate::emulator_models::{BOUNDS, PROMPT_BOUNDS};
+use crate::golden;
 
 /// How positions turn, said independently of the metadata.
 #[derive(Clone)]
@@ -226,7 +227,7 @@ fn heads_of_64_on_hopper() {
         let gpu = Gpu::new(Emulator::checked(), options).unwrap();
         golden::load(gpu, written.path(), EngineOptions::default()).unwrap()
     };
-    check_runner(&mut *runner(true), 20, emulator_models::HOPPER_BOUNDS.max, &model, WIDE, &rotation);
+    check_runner(&mut *runner(true), 20, PROMPT_BOUNDS.max, &model, WIDE, &rotation);
     // The others are more exact: they are not the same.
     let tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9];
     let last = |is_hopper, tokens: &[u32]| runner(is_hopper).forward(tokens).unwrap().to_vec();
@@ -234,17 +235,18 @@ fn heads_of_64_on_hopper() {
     assert!(last(true, &tokens[..8]) == last(false, &tokens[..8]));
 }
 
-/// Formats that no fixture has a model of: on the CPU, and some tokens and one alone on the emulator.
+/// Formats that no fixture has a model of: on the CPU and on the emulator.
 fn check_blocks<B: RandomBlock>() {
     let shape = WIDE;
     let model = model_of_blocks::<B>(shape);
     let rotation = Rotation::plain(shape, RopePairs::Adjacent);
     check(&model, shape, &rotation);
     let written = model.write();
-    for n_tokens in [1, 10] {
+    // One, a few, and so many that the tensor cores multiply.
+    for (n_tokens, bounds) in [(1, BOUNDS), (10, BOUNDS), (20, PROMPT_BOUNDS)] {
         let gpu = Gpu::new(Emulator::checked(), GpuOptions::default()).unwrap();
         let mut runner = golden::load(gpu, written.path(), EngineOptions::default()).unwrap();
-        check_runner(&mut *runner, n_tokens, emulator_models::BOUNDS.max, &model, shape, &rotation);
+        check_runner(&mut *runner, n_tokens, bounds.max, &model, shape, &rotation);
     }
 }
 

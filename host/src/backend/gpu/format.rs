@@ -3,6 +3,7 @@
 use kernels_gpu::embedding::*;
 use kernels_gpu::gemm::*;
 use kernels_gpu::gemm_quant::plan::Plan;
+use kernels_gpu::gemm_quant_mma::product::Product;
 use kernels_gpu::gemv::{self, *};
 use kernels_gpu::launch::{Device, DeviceSlice, Grid};
 use kernels_gpu::quant::fragments::TILE_ROWS;
@@ -280,7 +281,7 @@ impl Format {
             { y: y, w: w, x: x, n_tokens: u32_of(n_tokens), n_rows: u32_of(n_rows), n_cols: u32_of(n_cols) })
     }
 
-    /// Whether [`Self::gemm_quant`] works.
+    /// Whether [`Self::gemm_quant`] and [`Self::gemm_quant_mma`] work.
     pub fn has_gemm_quant(self) -> bool {
         use GgmlType::*;
         !matches!(self.0, F32 | F16 | BF16 | Q2_K | Q3_K)
@@ -309,6 +310,31 @@ impl Format {
             GgmlType::IQ4_XS => plan.launch::<quant::IQ4_XS, D>(device, y, w, x, parts),
             GgmlType::MXFP4 => plan.launch::<quant::MXFP4, D>(device, y, w, x, parts),
             other => panic!("no kernel of Hopper for {}", other.name()),
+        }
+    }
+
+    /// The product on the tensor cores of any GPU; x and its scales from `narrow_f16`.
+    pub fn gemm_quant_mma<D: Device>(
+        self,
+        device: &D,
+        product: Product,
+        y: &mut DeviceSlice<f32>,
+        w: &DeviceSlice<u8>,
+        x: (&DeviceSlice<f16>, &DeviceSlice<f32>),
+    ) -> Result<(), D::Error> {
+        match self.0 {
+            GgmlType::Q4_0 => product.launch::<quant::Q4_0, D>(device, y, w, x),
+            GgmlType::Q4_1 => product.launch::<quant::Q4_1, D>(device, y, w, x),
+            GgmlType::Q5_0 => product.launch::<quant::Q5_0, D>(device, y, w, x),
+            GgmlType::Q5_1 => product.launch::<quant::Q5_1, D>(device, y, w, x),
+            GgmlType::Q8_0 => product.launch::<quant::Q8_0, D>(device, y, w, x),
+            GgmlType::Q4_K => product.launch::<quant::Q4_K, D>(device, y, w, x),
+            GgmlType::Q5_K => product.launch::<quant::Q5_K, D>(device, y, w, x),
+            GgmlType::Q6_K => product.launch::<quant::Q6_K, D>(device, y, w, x),
+            GgmlType::IQ4_NL => product.launch::<quant::IQ4_NL, D>(device, y, w, x),
+            GgmlType::IQ4_XS => product.launch::<quant::IQ4_XS, D>(device, y, w, x),
+            GgmlType::MXFP4 => product.launch::<quant::MXFP4, D>(device, y, w, x),
+            other => panic!("no product on the tensor cores for {}", other.name()),
         }
     }
 }

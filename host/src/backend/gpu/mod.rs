@@ -10,9 +10,9 @@ mod attention;
 mod choose;
 mod cuda;
 mod format;
-mod hopper;
 mod ops;
 mod products;
+mod prompts;
 mod weights;
 
 use std::collections::VecDeque;
@@ -94,8 +94,8 @@ pub struct Gpu<D: Accelerator> {
     inputs: Inputs,
     /// Where attention leaves its parts, and a status of a choice: see `ops`.
     scratch: Scratch,
-    /// For prompts on Hopper; none before a model is loaded, and on other GPUs.
-    hopper: Option<hopper::Workspace>,
+    /// For prompts on the tensor cores; none before a model is loaded.
+    prompts: Option<prompts::Workspace>,
     /// The largest logits of parts of the vocabulary; made when tokens are first chosen.
     bests: Option<DeviceBuffer<u32>>, // [argmax_blocks(n_vocab), 2]
     /// What a sampler's stages work with; made when they first do.
@@ -188,7 +188,7 @@ impl<D: Accelerator> Gpu<D> {
             activation_bytes: 0,
             inputs,
             scratch: Scratch::default(),
-            hopper: None,
+            prompts: None,
             bests: None,
             choosing: None,
             readings: VecDeque::new(),
@@ -203,6 +203,11 @@ impl<D: Accelerator> Gpu<D> {
 
     fn is_hopper(&self) -> bool {
         self.options.is_hopper.unwrap_or(self.device.is_hopper())
+    }
+
+    /// The number of multiprocessors, if there are kernels for Hopper.
+    fn hopper_multiprocessors(&self) -> Option<usize> {
+        self.is_hopper().then(|| self.device.n_multiprocessors())
     }
 
     fn format(&self, tensor: &str, ty: GgmlType) -> Result<Format, Error> {

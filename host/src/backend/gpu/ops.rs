@@ -18,7 +18,7 @@ use super::accelerator::{Accelerator, device_error};
 use super::choose::can_choose;
 use super::format::u32_of;
 use super::weights::Arena;
-use super::{Gpu, GpuKvLayer, GpuMatrix, GpuVector, hopper};
+use super::{Gpu, GpuKvLayer, GpuMatrix, GpuVector, prompts};
 use crate::backend::{
     AttentionShape, Backend, BatchShape, Error, KvShape, MatrixSource, Memory, RopePairs, RopeShape, Step,
 };
@@ -32,7 +32,7 @@ pub(super) const HEAD_DIM_MAX: usize = attention_decode::MAX_HEAD_DIM;
 /// reading, in tiles of 64 tokens and of 32 queries, most of which a few tokens would leave empty.
 pub(super) const FEW_TOKENS: usize = 8;
 
-/// Tokens of a batch where prompts are computed in f32.
+/// Tokens of a batch where attention of prompts is computed in f32.
 const BEST_BATCH: usize = 512;
 
 impl<D: Accelerator> Gpu<D> {
@@ -157,24 +157,18 @@ impl<D: Accelerator> Backend for Gpu<D> {
     }
 
     fn workspace_bytes(&self, shape: BatchShape) -> Option<u64> {
-        match self.is_hopper() {
-            true => hopper::workspace_bytes(shape, self.device.n_multiprocessors()),
-            false => Some(0),
-        }
+        prompts::workspace_bytes(shape, self.hopper_multiprocessors())
     }
 
     fn reserve(&mut self, shape: BatchShape) -> Result<(), Error> {
-        if self.is_hopper() {
-            let n_multiprocessors = self.device.n_multiprocessors();
-            let workspace = hopper::Workspace::new(&self.device, shape, n_multiprocessors);
-            self.hopper = Some(workspace.map_err(device_error)?);
-            self.activation_bytes += self.workspace_bytes(shape).expect("a size that was admitted");
-        }
+        let workspace = prompts::Workspace::new(&self.device, shape, self.hopper_multiprocessors());
+        self.prompts = Some(workspace.map_err(device_error)?);
+        self.activation_bytes += self.workspace_bytes(shape).expect("a size that was admitted");
         Ok(())
     }
 
     fn best_batch(&self) -> usize {
-        if self.is_hopper() { hopper::BEST_BATCH } else { BEST_BATCH }
+        if self.is_hopper() { prompts::BEST_BATCH } else { BEST_BATCH }
     }
 
     fn new_kv_layer(&mut self, shape: KvShape) -> Result<GpuKvLayer, Error> {
