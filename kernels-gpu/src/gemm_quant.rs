@@ -22,14 +22,16 @@ mod staging;
 use crate::quant::fragments::{Fragments, QuantFragments};
 use crate::quant::halves::UNIT_COLS;
 use crate::quant::{IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
-use crate::simt::boxes::{self, InBoxes, OutBoxes, rows_bytes};
-use crate::simt::mbarrier::{self, Place};
+use crate::simt::boxes::{InBoxes, OutBoxes, rows_bytes};
+use crate::simt::mbarrier;
 use crate::simt::prelude::*;
 use crate::simt::wgmma::{self, Accumulators};
 use consumer::Consumer;
+pub(crate) use items::{Item, Place, Source};
 use items::{Items, Shape};
-use ring::Ring;
-use staging::{STAGED_ROWS, Scales, Staging, Y_BOX};
+pub(crate) use ring::Ring;
+pub(crate) use staging::{Output, Scales, Y_BOX};
+use staging::{STAGED_ROWS, Staging};
 
 /// Threads of a block: the producer's warpgroup and two consumers.
 pub const THREADS: u32 = 3 * wgmma::SIZE;
@@ -38,13 +40,13 @@ pub const CLUSTER: u32 = 2;
 /// Rows of a block's tile.
 pub const TILE_ROWS: u32 = 128;
 /// Rows of a consumer.
-const CONSUMER_ROWS: u32 = 64;
+pub(crate) const CONSUMER_ROWS: u32 = 64;
 /// Tokens that are worked on side by side, so that their x stays in the second-level cache.
 const GROUP_TOKENS: u32 = 1024;
 
-/// A block's shared memory.
-const fn shared_bytes(tokens: u32, stages: usize) -> usize {
-    rows_bytes(stages * tokens as usize + 2 * STAGED_ROWS) + 2 * mbarrier::bytes(stages)
+/// A block's shared memory, with so many rows of stagings.
+pub(crate) const fn shared_bytes(tokens: u32, stages: usize, staged_rows: usize) -> usize {
+    rows_bytes(stages * tokens as usize + staged_rows) + 2 * mbarrier::bytes(stages)
 }
 
 const STAGES_256: usize = 6;
@@ -71,7 +73,7 @@ macro_rules! entries {
         /// (2) decoding overlaps with the products of the columns before; (3) `wgmma` reads only x from shared memory,
         /// which the copy engine fills; (4) the two blocks of a cluster read x once for both; (5) weights are on their way from
         /// memory long before they are needed; (6) results leave through shared memory, in whole rows of 128 bytes.
-        #[kernel(threads = THREADS, cluster = 2, shared = shared_bytes($tokens, $stages), min_blocks = 1, pdl, sm_90a)]
+        #[kernel(threads = THREADS, cluster = 2, shared = shared_bytes($tokens, $stages, 2 * STAGED_ROWS), min_blocks = 1, pdl, sm_90a)]
         pub fn $name(
             y: OutBoxes<f32, Y_BOX>,
             w: In<u8>,
@@ -118,10 +120,38 @@ fn gemm<
     shape: Shape,
 ) {
     let mut shared = Shared::new();
-    let staged = shared.rows::<f32>(2 * STAGED_ROWS);
+    let output = Staging { y, rows: shared.rows(2 * STAGED_ROWS), consumer: 0 };
     let ring = Ring::<TOKENS, BOX, STAGES>::new(&mut shared);
     pdl::launch_dependents();
-    let items = Items::new(shape, TOKENS);
+    let Shape { n_tokens, n_rows, n_cols, .. } = shape;
+    multiply::<Q, _, _, TOKENS, BOX, LEN, STAGES, GROUPS>(
+        (w, n_rows, n_cols),
+        (x, x_scales, n_tokens),
+        ring,
+        Items::new(shape, TOKENS),
+        output,
+    );
+}
+
+/// What the warps of a block do: w with its rows and columns times x with its scales and tokens.
+#[inline(always)]
+#[track_caller]
+pub(crate) fn multiply<
+    Q: QuantFragments,
+    I: Source,
+    O: Output,
+    const TOKENS: u32,
+    const BOX: u32,
+    const LEN: usize,
+    const STAGES: usize,
+    const GROUPS: usize,
+>(
+    w: (In<u8>, u32, u32),
+    (x, x_scales, n_tokens): (InBoxes<f16, BOX>, In<f32>, u32),
+    ring: Ring<TOKENS, BOX, STAGES>,
+    items: I,
+    output: O,
+) {
     // The same in all lanes, and so that the PTX compiler knows it.
     let warp = warp::shuffle_idx(warp::warp_id(), 0);
     let warpgroup = warp * warp::SIZE / wgmma::SIZE;
@@ -143,22 +173,24 @@ fn gemm<
             wgmma::take_registers::<232>();
         }
         let consumer = warpgroup - 1;
-        let staging = Staging { y, rows: staged.at_row(consumer as usize * STAGED_ROWS), consumer };
-        consume::<Q, TOKENS, BOX, LEN, STAGES, GROUPS>(w, x_scales, ring, staging, items, shape);
+        let (w, n_rows, n_cols) = w;
+        let this = Consumer::<Q, GROUPS>::new(w, n_rows, n_cols, consumer * CONSUMER_ROWS);
+        let output = output.of_consumer(consumer);
+        consume::<Q, I, O, TOKENS, BOX, LEN, STAGES, GROUPS>(this, (x_scales, n_tokens), ring, output, items);
     }
 }
 
 /// Loads x for the block's items.
 #[inline(always)]
 #[track_caller]
-fn produce<const TOKENS: u32, const BOX: u32, const STAGES: usize>(
+fn produce<I: Source, const TOKENS: u32, const BOX: u32, const STAGES: usize>(
     x: InBoxes<f16, BOX>,
     ring: Ring<TOKENS, BOX, STAGES>,
-    items: Items,
+    items: I,
 ) {
     pdl::wait();
-    let (mut i, mut place) = (thread::block_idx_x() / CLUSTER, Place::START);
-    while i < items.n {
+    let (mut i, mut place) = (thread::block_idx_x() / CLUSTER, mbarrier::Place::START);
+    while i < items.n() {
         place = ring.fill(x, items.at(i), place);
         i += thread::grid_dim_x() / CLUSTER;
     }
@@ -171,43 +203,40 @@ fn produce<const TOKENS: u32, const BOX: u32, const STAGES: usize>(
 #[track_caller]
 fn consume<
     Q: QuantFragments,
+    I: Source,
+    O: Output,
     const TOKENS: u32,
     const BOX: u32,
     const LEN: usize,
     const STAGES: usize,
     const GROUPS: usize,
 >(
-    w: In<u8>,
-    x_scales: In<f32>,
+    this: Consumer<Q, GROUPS>,
+    (x_scales, n_tokens): (In<f32>, u32),
     ring: Ring<TOKENS, BOX, STAGES>,
-    staging: Staging,
-    items: Items,
-    shape: Shape,
+    output: O,
+    items: I,
 ) {
     let mut i = thread::block_idx_x() / CLUSTER;
-    let first_row = staging.consumer * CONSUMER_ROWS;
-    let this = Consumer::<Q, GROUPS>::new(w, shape.n_rows, shape.n_cols, first_row);
     // No earlier kernel writes weights, so they need not wait.
-    let mut ready = this.start(items.at(i));
+    let mut ready = this.start(items.at(if i < items.n() { i } else { 0 }));
     pdl::wait();
-    let (mut place, mut n_stored) = (Place::START, 0);
-    while i < items.n {
-        let item = items.at(i);
+    let (mut place, mut n_stored) = (mbarrier::Place::START, 0);
+    while i < items.n() {
+        let (this_i, item) = (i, items.at(i));
         i += thread::grid_dim_x() / CLUSTER;
-        let next = items.at(if i < items.n { i } else { 0 });
+        let next = items.at(if i < items.n() { i } else { 0 });
         let mut results = Accumulators::<LEN>::zero();
         let last;
         (last, ready) = this.multiply(&mut results, ring, ready, (item, next), place);
-        let scales = Scales::load(x_scales, item.token, shape.n_tokens);
+        let scales = Scales::load(x_scales, item.token, n_tokens);
         results.finish();
         ring.free(last);
         place = last.next::<STAGES>();
-        n_stored = staging.store(&results, &scales, (items.y_row(item), item.row + first_row), n_stored);
+        n_stored = output.store(&results, &scales, items.place(this_i, item), n_stored);
     }
     // A block's shared memory must outlive the stores that read it.
-    if thread::thread_idx_x().is_multiple_of(wgmma::SIZE) {
-        boxes::wait_stores_read::<0>();
-    }
+    output.finish();
 }
 
 /// Threads of a block of [`gemm_quant_sum_f32`].

@@ -21,7 +21,7 @@ const STAGE_COLS: usize = 64;
 /// Stages of shared memory: one is multiplied while the others fill.
 const STAGES: usize = 3;
 /// Tokens that one `mma` takes.
-const MMA_TOKENS: usize = 8;
+pub(crate) const MMA_TOKENS: usize = 8;
 /// Elements of 16 bytes.
 const CHUNK: usize = 8;
 const CHUNKS: usize = STAGE_COLS / CHUNK;
@@ -29,17 +29,17 @@ const CHUNKS: usize = STAGE_COLS / CHUNK;
 const UNIT_STAGES: usize = UNIT_COLS as usize / STAGE_COLS;
 
 /// A block's shared memory.
-const fn shared_bytes(tokens: usize) -> usize {
+pub(crate) const fn shared_bytes(tokens: usize) -> usize {
     shared::tile_bytes::<f16>(STAGES * tokens * STAGE_COLS)
 }
 
 /// Rows of a block's tile for one of `tokens` tokens: as many as there are tokens.
-const fn tile_rows(tokens: usize) -> usize {
+pub(crate) const fn tile_rows(tokens: usize) -> usize {
     tokens
 }
 
 /// Threads of a block.
-const fn threads(tokens: usize) -> u32 {
+pub(crate) const fn threads(tokens: usize) -> u32 {
     (tile_rows(tokens) / fragments::TILE_ROWS) as u32 * warp::SIZE
 }
 
@@ -73,7 +73,8 @@ macro_rules! entries {
         ) {
             const GROUPS: usize = UNIT_COLS as usize / <$format as Fragments>::GROUP_COLS;
             const NT: usize = $tokens / MMA_TOKENS;
-            gemm::<$format, NT, GROUPS>(y, w, X { values: x, scales: x_scales, n_tokens, n_cols }, n_rows);
+            let tile = Tokens { first: thread::block_idx_x() * $tokens, end: n_tokens, w_tile: 0 };
+            gemm::<$format, NT, GROUPS>(y, w, X { values: x, scales: x_scales, n_tokens, n_cols }, n_rows, tile);
         }
     };
 }
@@ -94,24 +95,38 @@ entries! {
 
 /// The activations.
 #[derive(Clone, Copy)]
-struct X {
-    values: In<f16>,
-    scales: In<f32>,
-    n_tokens: u32,
-    n_cols: u32,
+pub(crate) struct X {
+    pub values: In<f16>,
+    pub scales: In<f32>,
+    pub n_tokens: u32,
+    pub n_cols: u32,
+}
+
+/// The tokens of a block: the first, the one where they end at the latest, and the tile of rows of w where their matrix begins.
+#[derive(Clone, Copy)]
+pub(crate) struct Tokens {
+    pub first: u32,
+    pub end: u32,
+    pub w_tile: u32,
 }
 
 #[inline(always)]
 #[track_caller]
-fn gemm<Q: QuantFragments, const NT: usize, const GROUPS: usize>(y: Out<f32>, w: In<u8>, x: X, n_rows: u32) {
+pub(crate) fn gemm<Q: QuantFragments, const NT: usize, const GROUPS: usize>(
+    y: Out<f32>,
+    w: In<u8>,
+    x: X,
+    n_rows: u32,
+    of_block: Tokens,
+) {
     let tokens = NT * MMA_TOKENS;
     let stage_len = tokens * STAGE_COLS;
     let x_tile = Shared::new().tile::<f16>(STAGES * stage_len);
-    let first_token = thread::block_idx_x() * tokens as u32;
+    let first_token = of_block.first;
     let first_row =
         thread::block_idx_y() * tile_rows(tokens) as u32 + warp::warp_id() * fragments::TILE_ROWS as u32;
     // Past the last row it is some other one: nobody looks at its results.
-    let row_tile = first_row.min(n_rows - 1) as usize / fragments::TILE_ROWS;
+    let row_tile = of_block.w_tile as usize + first_row.min(n_rows - 1) as usize / fragments::TILE_ROWS;
     let lane = warp::lane_id() as usize;
     let n_units = x.n_cols.div_ceil(UNIT_COLS);
     let constants = Constants::new(x.n_cols);
@@ -170,7 +185,7 @@ fn gemm<Q: QuantFragments, const NT: usize, const GROUPS: usize>(y: Out<f32>, w:
     }
     // Those of zeros past the last stage.
     async_copy::wait::<0>();
-    store(y, &sums, x, first_token, first_row, n_rows);
+    store(y, &sums, x, of_block, first_row, n_rows);
 }
 
 /// Where chunk `chunk` of line `line` (a token's elements) of a stage begins: at `chunk ^ (line % 8)` of the line. So the same
@@ -208,7 +223,7 @@ fn store<const NT: usize>(
     y: Out<f32>,
     sums: &[[f32; 4]; NT],
     x: X,
-    first_token: u32,
+    of_block: Tokens,
     first_row: u32,
     n_rows: u32,
 ) {
@@ -218,8 +233,8 @@ fn store<const NT: usize>(
     while t < NT {
         let mut i = 0;
         while i < 2 {
-            let token = first_token + (MMA_TOKENS * t) as u32 + 2 * c + i as u32;
-            if token < x.n_tokens {
+            let token = of_block.first + (MMA_TOKENS * t) as u32 + 2 * c + i as u32;
+            if token < of_block.end {
                 let scale = x.scales.get(token as usize) * (1.0 / WEIGHT_FACTOR);
                 let mut half = 0;
                 while half < 2 {

@@ -18,7 +18,7 @@ mod convert;
 mod deal;
 mod f32;
 mod float;
-mod one;
+pub(crate) mod one;
 mod parts;
 mod quant;
 mod ring;
@@ -72,11 +72,30 @@ pub trait Product: Fragments {
 
 /// The converted vectors in global memory.
 #[derive(Clone, Copy)]
-struct X {
+pub(crate) struct X {
     words: In<u32>,
     numbers: In<f32>,
+    /// Where the vector begins in both, if there is one.
+    first_word: usize,
+    first_number: usize,
     n_vectors: usize,
     n_cols: usize,
+}
+
+impl X {
+    #[inline(always)]
+    fn new(words: In<u32>, numbers: In<f32>, n_vectors: u32, n_cols: u32) -> Self {
+        let (n_vectors, n_cols) = (n_vectors as usize, n_cols as usize);
+        Self { words, numbers, first_word: 0, first_number: 0, n_vectors, n_cols }
+    }
+
+    /// Vector `i` of many that were converted each for one.
+    #[inline(always)]
+    pub(crate) fn one_of<Q: Product>(words: In<u32>, numbers: In<f32>, i: u32, n_cols: u32) -> Self {
+        let [n_words, n_numbers] = Q::X_ORDER.len(1, n_cols as usize);
+        let (first_word, first_number) = (i as usize * n_words, i as usize * n_numbers);
+        Self { first_word, first_number, ..Self::new(words, numbers, 1, n_cols) }
+    }
 }
 
 macro_rules! entries {
@@ -109,11 +128,9 @@ macro_rules! entries {
             n_rows_c: u32,
             n_cols: u32,
         ) {
-            let x = X { words: x, numbers: x_numbers, n_vectors: 1, n_cols: n_cols as usize };
-            let a = Matrix { y, w, n_rows };
-            let b = Matrix { y: y_b, w: w_b, n_rows: n_rows_b };
-            let c = Matrix { y: y_c, w: w_c, n_rows: n_rows_c };
-            one::gemv::<$block>([a, b, c], x);
+            let (a, b) = (Matrix::whole(y, w, n_rows), Matrix::whole(y_b, w_b, n_rows_b));
+            let c = Matrix::whole(y_c, w_c, n_rows_c);
+            one::gemv::<$block>([a, b, c], X::new(x, x_numbers, 1, n_cols));
         }
 
         entries!(@several $block, $four, $one, $name, 4, 2);
@@ -140,7 +157,7 @@ macro_rules! entries {
             n_rows: u32,
             n_cols: u32,
         ) {
-            let x = X { words: x, numbers: x_numbers, n_vectors: n_vectors as usize, n_cols: n_cols as usize };
+            let x = X::new(x, x_numbers, n_vectors, n_cols);
             const PARTS: usize = n_parts::<$block>($n);
             gemv::<$block, PARTS, { n_matrices($n, PARTS) }>(y, w, x, n_rows as usize);
         }

@@ -29,6 +29,9 @@
 //! | [`layernorm`] | brings rows to mean 0 and variance 1 |
 //! | [`position`] | adds learned positions |
 //! | [`moe`] | mixtures of experts: routes tokens, groups them by expert, gathers and combines rows |
+//! | [`moe_gemm`] | products of many tokens' rows and their experts' matrices, on Hopper |
+//! | [`moe_gemm_mma`] | the same on the tensor cores of any GPU |
+//! | [`moe_gemv`] | products of one token's rows, or a few's, and their experts' matrices |
 //! | [`read`] | reads memory as fast as it goes, for measurements |
 //! | [`repack`] | brings a file's blocks into the layout that kernels read |
 //! | [`rmsnorm`] | divides rows by their root mean square |
@@ -85,6 +88,10 @@ pub mod gemv;
 pub mod kv_cache;
 pub mod layernorm;
 pub mod moe;
+#[cfg(any(not(target_arch = "nvptx64"), oxwarp_sm = "90a"))]
+pub mod moe_gemm;
+pub mod moe_gemm_mma;
+pub mod moe_gemv;
 pub mod narrow;
 pub mod position;
 pub mod read;

@@ -7,6 +7,9 @@
 //!
 //! [`moe_route_f32`] chooses; [`moe_group`] groups; [`moe_gather_f32`] brings the tokens' rows into grouped order, where the
 //! experts' products and [`moe_bias_f32`] work on them; [`moe_combine_f32`] adds up what comes back.
+//!
+//! Products of one token or a few need no groups: [`crate::moe_gemv`] multiplies assignments in their own order. Those of
+//! many are [`crate::moe_gemm`]'s on Hopper, [`crate::moe_gemm_mma`]'s on other GPUs.
 
 use crate::simt::prelude::*;
 use crate::simt::shared;

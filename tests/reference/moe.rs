@@ -56,6 +56,23 @@ pub fn group(experts: &[u32], n_experts: usize) -> Groups {
     groups
 }
 
+/// `y[j, o] = Σ_k w[experts[j], o, k] · x[j / n_used, k]`: each assignment's product with its expert's matrix,
+/// `w [n_experts, n_rows, n_cols]`.
+pub fn linear(
+    y: &mut [f64],
+    w: &[f64],
+    x: &[f64],
+    experts: &[u32],
+    n_used: usize,
+    [n_rows, n_cols]: [usize; 2],
+) {
+    assert_eq!((y.len(), x.len() * n_used), (experts.len() * n_rows, experts.len() * n_cols), "linear");
+    for (j, y) in y.chunks_exact_mut(n_rows).enumerate() {
+        let w = &w[experts[j] as usize * n_rows * n_cols..][..n_rows * n_cols];
+        super::linear(y, w, &x[j / n_used * n_cols..][..n_cols], n_cols);
+    }
+}
+
 /// `y[t] = Σ_j weights[t, j] · x[t, j]`: `x` holds the experts' rows by assignments, `[n_tokens, n_used, dim]`.
 pub fn combine(y: &mut [f64], x: &[f64], weights: &[f64], n_used: usize, dim: usize) {
     assert_eq!((x.len(), y.len() * n_used), (weights.len() * dim, x.len()), "combine");
@@ -91,6 +108,13 @@ mod tests {
     fn groups_keep_the_order_of_tokens() {
         let groups = group(&[2, 0, 0, 2, 2, 3], 5);
         assert_eq!(groups, Groups { offsets: vec![0, 2, 2, 5, 6, 6], assignments: vec![1, 2, 0, 3, 4, 5] });
+    }
+
+    #[test]
+    fn linear_takes_the_experts_matrix() {
+        let mut y = [0.0; 4];
+        linear(&mut y, &[1.0, 2.0, 10.0], &[3.0, 4.0], &[2, 0, 1, 2], 2, [1, 1]);
+        assert_eq!(y, [30.0, 3.0, 8.0, 40.0]);
     }
 
     #[test]

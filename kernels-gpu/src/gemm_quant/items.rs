@@ -25,7 +25,27 @@ pub struct Item {
     pub n_units: u32,
 }
 
-/// All items, in the order in which clusters take them.
+/// The items of a launch.
+pub trait Source: Copy {
+    /// How many there are.
+    fn n(self) -> u32;
+    /// Item `i`.
+    fn at(self, i: u32) -> Item;
+    /// Where the results of the block's part of item `i` go.
+    fn place(self, i: u32, item: Item) -> Place;
+}
+
+/// Where results go.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// The first token's row of the results' matrix, and the one where they end at the latest.
+    pub row: u32,
+    pub end: u32,
+    /// The column of the block's first row.
+    pub col: u32,
+}
+
+/// All items of one product, in the order in which clusters take them.
 #[derive(Clone, Copy)]
 pub struct Items {
     pub tiles: Tiles,
@@ -47,9 +67,16 @@ impl Items {
         let n = tiles.tokens * tiles.rows * n_units.div_ceil(shape.part_units);
         Self { tiles, n, n_units, part_units: shape.part_units, tile_tokens }
     }
+}
+
+impl Source for Items {
+    #[inline(always)]
+    fn n(self) -> u32 {
+        self.n
+    }
 
     #[inline(always)]
-    pub fn at(self, i: u32) -> Item {
+    fn at(self, i: u32) -> Item {
         let n_tiles = self.tiles.tokens * self.tiles.rows;
         let part = i / n_tiles;
         let (token_tile, row_tile) = self.tiles.at(i - part * n_tiles);
@@ -63,9 +90,10 @@ impl Items {
         }
     }
 
-    /// Row of the results' matrix at which an item's begin: parts lie below each other, padded to whole tiles.
+    /// Parts lie below each other, padded to whole tiles.
     #[inline(always)]
-    pub fn y_row(self, item: Item) -> u32 {
-        item.part * self.tiles.tokens * self.tile_tokens + item.token
+    fn place(self, _: u32, item: Item) -> Place {
+        let row = item.part * self.tiles.tokens * self.tile_tokens + item.token;
+        Place { row, end: u32::MAX, col: item.row }
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::needless_range_loop, reason = "constant indices keep arrays in registers")]
 
 use super::CONSUMER_ROWS;
+use super::items::Place;
 use crate::quant::halves::WEIGHT_FACTOR;
 use crate::simt::boxes::{self, OutBoxes, Rows};
 use crate::simt::prelude::*;
@@ -41,12 +42,31 @@ impl<const LEN: usize> Scales<LEN> {
     /// Those of two tokens of a staging.
     #[inline(always)]
     #[track_caller]
-    fn pair(&self, part: usize, token: u32) -> [f32; 2] {
+    pub fn pair(&self, part: usize, token: u32) -> [f32; 2] {
         [0, 1].map(|i| warp::shuffle_idx(self.0[part], token + i))
     }
 }
 
-/// Where a consumer's results go.
+/// The way that results leave.
+pub trait Output: Copy {
+    /// That of a consumer.
+    fn of_consumer(self, consumer: u32) -> Self;
+
+    /// Multiplies results by their tokens' scales and stores them; `n_stored` are the stagings of the tiles before, and it gives
+    /// their number now.
+    fn store<const LEN: usize>(
+        self,
+        results: &Accumulators<LEN>,
+        scales: &Scales<LEN>,
+        place: Place,
+        n_stored: usize,
+    ) -> usize;
+
+    /// Waits until no store reads the block's memory any more.
+    fn finish(self);
+}
+
+/// Results leave in boxes.
 #[derive(Clone, Copy)]
 pub struct Staging {
     pub y: OutBoxes<f32, Y_BOX>,
@@ -54,18 +74,24 @@ pub struct Staging {
     pub consumer: u32,
 }
 
-impl Staging {
-    /// Multiplies results by their tokens' scales and stores them through shared memory, 32 tokens at a time; `n_stored` are the
-    /// stagings of the tiles before, and it gives their number now.
+impl Output for Staging {
     #[inline(always)]
     #[track_caller]
-    pub fn store<const LEN: usize>(
+    fn of_consumer(self, consumer: u32) -> Self {
+        Self { rows: self.rows.at_row(consumer as usize * STAGED_ROWS), consumer, ..self }
+    }
+
+    /// Through shared memory, 32 tokens at a time.
+    #[inline(always)]
+    #[track_caller]
+    fn store<const LEN: usize>(
         self,
         results: &Accumulators<LEN>,
         scales: &Scales<LEN>,
-        (token, row): (u32, u32),
+        place: Place,
         n_stored: usize,
     ) -> usize {
+        let (token, row) = (place.row, place.col + self.consumer * CONSUMER_ROWS);
         let is_first = thread::thread_idx_x().is_multiple_of(wgmma::SIZE);
         let (lane, warp) = (warp::lane_id() as usize, warp::warp_id() as usize % 4);
         // The warp's 16 rows are half of a box.
@@ -98,5 +124,13 @@ impl Staging {
             }
         }
         n_stored + LEN / PART
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn finish(self) {
+        if thread::thread_idx_x().is_multiple_of(wgmma::SIZE) {
+            boxes::wait_stores_read::<0>();
+        }
     }
 }

@@ -6,10 +6,11 @@ use super::{
 };
 use crate::launch::{Device, DeviceSlice, Grid};
 
-/// Brings vectors into an order, for a launch for up to `max_vectors`: the kernel of the order, on its grid.
+/// Brings vectors into an order, for a launch for up to `max_vectors`: the kernel of the order, on its grid. With
+/// `max_vectors` 1 each vector for itself.
 ///
 /// # Panics
-/// If words and numbers are not as many as [`XOrder::len`] says.
+/// If words and numbers are not as many as [`XOrder::len_of`] says.
 pub fn gemv_x<D: Device>(
     device: &D,
     order: XOrder,
@@ -18,9 +19,10 @@ pub fn gemv_x<D: Device>(
     x: &DeviceSlice<f32>,
     [n_vectors, max_vectors, n_cols]: [usize; 3],
 ) -> Result<(), D::Error> {
-    let len = order.len(max_vectors, n_cols);
+    let len = order.len_of([n_vectors, max_vectors, n_cols]);
     assert!([words.len(), numbers.len()] == len, "{} and {}, not {len:?}", words.len(), numbers.len());
-    let grid = Grid::x(gemv_x_blocks(max_vectors, n_cols) as u32);
+    let n_alone = if max_vectors == 1 { n_vectors } else { 1 };
+    let grid = Grid::xy(gemv_x_blocks(max_vectors, n_cols) as u32, n_alone as u32);
     let [n_vectors, max_vectors, n_cols] = [n_vectors, max_vectors, n_cols].map(|n| n as u32);
     macro_rules! launch {
         ($kernel:ident) => {

@@ -70,7 +70,7 @@ fn b_place(step: usize, p: usize, c: usize) -> usize {
 pub fn convert<Q: Float>(to: (Out<u32>, Out<f32>), x: Vectors, i: usize) {
     // Sixteen lanes have a tile's columns.
     let (c, step) = (i % 4, i / 4);
-    let values = x.quad(0, step * 16 + 4 * c);
+    let values = x.padded_quad(step * 16 + 4 * c);
     let (scale, inverse) = if Q::SCALES_X { scale_of(values) } else { (1.0, 1.0) };
     let [near, far] = [
         Q::Half::split(values[0] * inverse, values[1] * inverse),

@@ -56,9 +56,18 @@ pub struct Matrix {
     pub y: InOut<f32>,
     pub w: In<u8>,
     pub n_rows: u32,
+    /// Where they begin in `y` and in `w`.
+    pub y_start: usize,
+    pub w_start: usize,
 }
 
 impl Matrix {
+    /// The matrix that is all of `w`.
+    #[inline(always)]
+    pub fn whole(y: InOut<f32>, w: In<u8>, n_rows: u32) -> Self {
+        Self { y, w, n_rows, y_start: 0, w_start: 0 }
+    }
+
     #[inline(always)]
     fn row_tiles(self) -> u32 {
         self.n_rows.div_ceil(TILE_ROWS as u32)
@@ -99,12 +108,13 @@ pub fn gemv<Q: Product>(matrices: [Matrix; MATRICES], x: X) {
                 ring.advance();
                 col_tile += WARPS as u32;
             }
-            let (Matrix { y, n_rows, .. }, tile_of_matrix) = work.matrix(row_tile);
+            let (Matrix { y, n_rows, y_start, .. }, tile_of_matrix) = work.matrix(row_tile);
             let first_row = tile_of_matrix as usize * TILE_ROWS;
             add_warps::<Q>(sums_tile, place * N_SUMS, sums, |row, sum| {
                 let row = first_row + row;
                 if row < n_rows as usize {
-                    y.set(row, if first == 0 { sum } else { y.get(row) + sum });
+                    let i = y_start + row;
+                    y.set(i, if first == 0 { sum } else { y.get(i) + sum });
                 }
             });
             place = (place + 1) % SUMS_PLACES;
@@ -129,7 +139,7 @@ fn copy_x<Q: Product>(x_tile: XTile, x: X, first_col: usize, n_cols: usize) {
     while turn < X_PIECES {
         let word = first + turn * THREADS as usize * 4;
         if word < n_words {
-            pieces[turn] = x.words.load::<4>(start + word);
+            pieces[turn] = x.words.load::<4>(x.first_word + start + word);
         }
         turn += 1;
     }
@@ -138,7 +148,7 @@ fn copy_x<Q: Product>(x_tile: XTile, x: X, first_col: usize, n_cols: usize) {
     // Past the last one there may be others, or the padding, up to whole pieces.
     let mut number = first;
     while number < n_numbers {
-        x_tile.numbers.store::<4>(number, x.numbers.load::<4>(start + number));
+        x_tile.numbers.store::<4>(number, x.numbers.load::<4>(x.first_number + start + number));
         number += THREADS as usize * 4;
     }
     let mut turn = 0;
@@ -211,10 +221,10 @@ impl<Q: Fragments> Shares<Q> {
     #[inline(always)]
     fn begin_row(&mut self) {
         let end = self.work.tiles_from(self.first) + WARPS as u32 - 1;
-        let (Matrix { w, .. }, row_tile) = self.work.matrix(self.row_tile);
+        let (Matrix { w, w_start, .. }, row_tile) = self.work.matrix(self.row_tile);
         let tile = row_tile as usize * self.work.col_tiles as usize + (self.first + warp::warp_id()) as usize;
         self.w = w;
-        self.from = tile * Q::TILE_BYTES;
+        self.from = w_start + tile * Q::TILE_BYTES;
         self.left =
             if self.row_tile < self.work.row_tiles { (end - warp::warp_id()) / WARPS as u32 } else { 0 };
     }

@@ -52,7 +52,7 @@ quant_product!(Q2_K, Q3_K, IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, 
 pub fn convert<const SUB: usize, const HAS_SUMS: bool>(to: (Out<u32>, Out<f32>), x: Vectors, i: usize) {
     let quads = SUB / 4;
     let (quad, k, fragment) = (i % quads, i / quads % 4, i / quads / 4);
-    let values = x.quad(0, (fragment * 4 + k) * SUB + 4 * quad);
+    let values = x.padded_quad((fragment * 4 + k) * SUB + 4 * quad);
     let (scale, inverse) = scale_of::<SUB>(values);
     let biased = values.map_words(|value| math::fma(value, inverse, ROUNDER).to_bits());
     let parts = [biased.map_words(|bits| bits.wrapping_add(128)).bytes(1), biased.bytes(0)];

@@ -39,6 +39,14 @@ pub enum XOrder {
 }
 
 impl XOrder {
+    /// Words, and numbers, that hold `n_vectors` vectors for a launch for up to `max_vectors`: with `max_vectors` 1 each vector
+    /// for itself, one after the other.
+    pub const fn len_of(self, [n_vectors, max_vectors, n_cols]: [usize; 3]) -> [usize; 2] {
+        let [n_words, n_numbers] = self.len(max_vectors, n_cols);
+        let n_alone = if max_vectors == 1 { n_vectors } else { 1 };
+        [n_alone * n_words, n_alone * n_numbers]
+    }
+
     /// Words, and numbers, that hold up to `max_vectors` vectors (1, 4, 8 or 16).
     pub const fn len(self, max_vectors: usize, n_cols: usize) -> [usize; 2] {
         let n = n_cols.next_multiple_of(PADDED_COLS) * max_vectors;
@@ -58,9 +66,24 @@ pub struct Vectors {
     pub(super) x: In<f32>,
     pub(super) n_vectors: usize,
     pub(super) n_cols: usize,
+    /// That of the block, if each is converted for itself.
+    pub(super) vector: usize,
 }
 
 impl Vectors {
+    /// Columns of a vector with its padding.
+    #[inline(always)]
+    fn padded_cols(self) -> usize {
+        self.n_cols.next_multiple_of(PADDED_COLS)
+    }
+
+    /// Columns `col` to `col + 3` of the block's vector, counted through all vectors with their paddings.
+    #[inline(always)]
+    #[track_caller]
+    pub(super) fn padded_quad(self, col: usize) -> [f32; 4] {
+        self.quad(self.vector, col - self.vector * self.padded_cols())
+    }
+
     /// Columns `col` to `col + 3` of a vector; zeros where there are none.
     #[inline(always)]
     #[track_caller]
@@ -81,10 +104,10 @@ macro_rules! conversions {
     ($($kernel:ident, $form:literal, |$to:ident, $x:ident, $max_vectors:ident, $i:ident| $convert:expr;)+) => {$(
         #[doc = concat!("Brings vectors to ", $form, " and into the order of a launch for up to `max_vectors` vectors.")]
         ///
-        /// `words`, `numbers`: as many as [`XOrder::len`] says; `x [n_vectors, n_cols]`.
+        /// `words`, `numbers`: as many as [`XOrder::len_of`] says; `x [n_vectors, n_cols]`.
         ///
-        /// Grid: [`gemv_x_blocks`]. Requires: `max_vectors` 1, 4, 8 or 16 and no less than `n_vectors`; for quantised
-        /// formats `n_cols` a multiple of the block, x on 16 bytes.
+        /// Grid: [`gemv_x_blocks`]; with `max_vectors` 1 times `n_vectors`. Requires: `max_vectors` 1, 4, 8 or 16 and,
+        /// unless 1, no less than `n_vectors`; for quantised formats `n_cols` a multiple of the block, x on 16 bytes.
         /// Fast because: one access of 16 bytes a thread, and results of a warp in whole sectors; what it takes is the start
         /// and the end of a launch, while the launch that uses the result is already fetching weights.
         #[kernel(threads = X_THREADS, pdl)]
@@ -98,11 +121,14 @@ macro_rules! conversions {
         ) {
             pdl::launch_dependents();
             pdl::wait();
-            let $x = Vectors { x, n_vectors: n_vectors as usize, n_cols: n_cols as usize };
+            let vector = thread::block_idx_y() as usize;
+            let $x = Vectors { x, n_vectors: n_vectors as usize, n_cols: n_cols as usize, vector };
             let ($to, $max_vectors) = ((words, numbers), max_vectors as usize);
-            let $i = (thread::block_idx_x() * X_THREADS + thread::thread_idx_x()) as usize;
+            let i = (thread::block_idx_x() * X_THREADS + thread::thread_idx_x()) as usize;
+            let n_threads = n_threads($max_vectors, $x.n_cols);
             // Whole warps.
-            if $i < n_threads($max_vectors, $x.n_cols) {
+            if i < n_threads {
+                let $i = vector * n_threads + i;
                 $convert;
             }
         }

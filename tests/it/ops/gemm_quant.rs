@@ -72,6 +72,13 @@ impl<Q: QuantFragments + RandomBlock> Random<Q> {
 
     /// Compares a product, to whose sums `n_additions` come beside those of the columns, with the reference.
     pub fn assert_product(&self, what: &str, found: &[f32], n_additions: usize) {
+        let [n_tokens, n_rows, _] = self.shape;
+        let (expected, bounds) = self.product(n_additions);
+        assert_within(&format!("{} {what}", Q::NAME), found, &expected, &[n_tokens, n_rows], |i| bounds[i]);
+    }
+
+    /// The product by the reference, and how far each result may be from it.
+    pub fn product(&self, n_additions: usize) -> (Vec<f64>, Vec<f64>) {
         let [n_tokens, n_rows, n_cols] = self.shape;
         let w = widen(&self.values);
         let mut expected = vec![0.0; n_tokens * n_rows];
@@ -105,8 +112,9 @@ impl<Q: QuantFragments + RandomBlock> Random<Q> {
         // The tensor cores may cut off what they add, instead of rounding it: twice the error of each addition. Sums are
         // multiplied by a scale after all; that is a power of two.
         let chain = 2 * n_cols + n_additions;
-        let bound = |i: usize| weights_off[i] + dot_bound(chain, sums[i] + weights_off[i]);
-        assert_within(&format!("{} {what}", Q::NAME), found, &expected, &[n_tokens, n_rows], bound);
+        let bound = |(sum, off): (&f64, &f64)| off + dot_bound(chain, sum + off);
+        let bounds = sums.iter().zip(&weights_off).map(bound).collect();
+        (expected, bounds)
     }
 }
 

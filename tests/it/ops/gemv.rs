@@ -36,18 +36,18 @@ struct Case {
     n_blocks: usize,
 }
 
-/// Brings vectors to the form and order that a format's kernels take.
-fn converted<Q: Product + Several, D: Device>(
+/// Brings vectors, [n_vectors, max_vectors, n_cols], to the form and order that a format's kernels take.
+pub(super) fn converted<Q: Product + Several, D: Device>(
     device: &D,
     x: &[f32],
-    [n_vectors, max_vectors, n_cols]: [usize; 3],
+    shape: [usize; 3],
 ) -> (DeviceBuffer<u32>, DeviceBuffer<f32>) {
     let x = &device.upload(x, Purpose::Activations).unwrap();
-    let order = gemv_x_order::<Q>(max_vectors);
-    let [n_words, n_numbers] = order.len(max_vectors, n_cols);
+    let order = gemv_x_order::<Q>(shape[1]);
+    let [n_words, n_numbers] = order.len_of(shape);
     let mut words = device.alloc(n_words, Purpose::Other).unwrap();
     let mut numbers = device.alloc(n_numbers, Purpose::Other).unwrap();
-    gemv_x(device, order, &mut words, &mut numbers, x, [n_vectors, max_vectors, n_cols]).unwrap();
+    gemv_x(device, order, &mut words, &mut numbers, x, shape).unwrap();
     (words, numbers)
 }
 
@@ -63,7 +63,7 @@ fn several(n_rows: usize, n_cols: usize, n_vectors: usize, max_vectors: usize) -
 
 /// Vectors whose elements differ in size, so that some stretches have a much larger scale than their neighbours, and one zero
 /// stretch in ten.
-fn vectors(rng: &mut Rng, n: usize, n_cols: usize) -> Vec<f32> {
+pub(super) fn vectors(rng: &mut Rng, n: usize, n_cols: usize) -> Vec<f32> {
     let mut x = rng.normal(n * n_cols, 1.0);
     for stretch in x.chunks_mut(16) {
         let factor = [1.0, 1e-4, 300.0, 1.0, 1.0, 0.0, 1e-9, 1.0, 20.0, 1.0][rng.below(10) as usize];
@@ -73,7 +73,7 @@ fn vectors(rng: &mut Rng, n: usize, n_cols: usize) -> Vec<f32> {
 }
 
 /// What each element of x may be off by in a product, as a bound.
-fn x_errors<Q: Product + Several>(x: &[f32], n_cols: usize, max_vectors: usize) -> Vec<f64> {
+pub(super) fn x_errors<Q: Product + Several>(x: &[f32], n_cols: usize, max_vectors: usize) -> Vec<f64> {
     let (relative, of_largest, n_neighbours) = gemv_x_error::<Q>(max_vectors);
     let errors = |stretch: &[f32]| {
         let largest = stretch.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
