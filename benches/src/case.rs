@@ -164,12 +164,16 @@ pub mod allowed {
     /// Averages of values, small against their terms, with weights from the fast exponential.
     pub const ATTENTION_F32: f64 = 1e-3;
 
-    /// x in fixed point: the largest of 32 normal numbers is 3.5 times their root mean square, one in 32512 of it a step, and
-    /// the error of a step 0.3 of it; the largest of a sample four times that.
-    pub const FIXED_POINT: f64 = 4.0 * 0.3 * 3.5 / 32512.0 + F32;
+    /// How many standard deviations off a value may be: a run looks at about 10⁵ values of sums of rounded products, of which
+    /// one is farther off by chance in one of 260 runs.
+    const DEVIATIONS: f64 = 5.5;
 
-    /// x rounded to f16: 0.42 of 2⁻¹¹ is the root mean square of the error; the largest of a sample four times that.
-    pub const HALF: f64 = 4.0 * 0.42 / 2048.0 + F32;
+    /// x in fixed point: the largest of 32 normal numbers is 3.5 times their root mean square, one in 32512 of it a step, and
+    /// the error of a step 0.3 of it.
+    pub const FIXED_POINT: f64 = DEVIATIONS * 0.3 * 3.5 / 32512.0 + F32;
+
+    /// x rounded to f16: 0.42 of 2⁻¹¹ is the root mean square of the error.
+    pub const HALF: f64 = DEVIATIONS * 0.42 / 2048.0 + F32;
 
     /// Sums in f32 on the tensor cores, which cut off instead of rounding, 16 products at a time.
     pub fn tensor_cores(n_cols: usize) -> f64 {
