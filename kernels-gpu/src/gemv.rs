@@ -99,7 +99,7 @@ impl X {
 }
 
 macro_rules! entries {
-    ($($block:ident: $one:ident, $four:ident, $eight:ident, $sixteen:ident, $name:literal, $blocks:literal;)+) => {$(
+    ($($block:ident: $one:ident, $four:ident, $eight:ident, $sixteen:ident, $name:literal;)+) => {$(
         #[doc = concat!("`y[o] = Σ w[o, k] · x[k]`, with weights in ", $name, "; for up to three matrices that share x.")]
         ///
         /// `y [n_rows]`, `w [n_rows, n_cols]` in the GPU's layout, and so on with `_b` and `_c`, which may have no rows;
@@ -133,11 +133,11 @@ macro_rules! entries {
             one::gemv::<$block>([a, b, c], X::new(x, x_numbers, 1, n_cols));
         }
 
-        entries!(@several $block, $four, $one, $name, 4, 2);
-        entries!(@several $block, $eight, $one, $name, 8, 2);
-        entries!(@several $block, $sixteen, $one, $name, 16, $blocks);
+        entries!(@several $block, $four, $one, $name, 4);
+        entries!(@several $block, $eight, $one, $name, 8);
+        entries!(@several $block, $sixteen, $one, $name, 16);
     )+};
-    (@several $block:ident, $kernel:ident, $one:ident, $name:literal, $n:literal, $blocks:literal) => {
+    (@several $block:ident, $kernel:ident, $one:ident, $name:literal, $n:literal) => {
         #[doc = concat!("As [`", stringify!($one), "`] with up to ", stringify!($n), " vectors: `y[t, o] = Σ w[o, k] · x[t, k]`.")]
         ///
         /// `y [n_vectors, n_rows]`, `w [n_rows, n_cols]` in the GPU's layout, `x [n_vectors, n_cols]`, converted for that many. The
@@ -147,7 +147,7 @@ macro_rules! entries {
         /// Fast because: (1) and (2) as for one vector; (3) a weight is decoded once, exactly, in about one instruction, and
         /// then multiplied by the tensor cores, so more vectors cost little; (4) a warp adds up alone over whole rows where
         /// there are as many tiles of rows as warps.
-        #[kernel(threads = THREADS, shared = shared_bytes::<$block>($n), min_blocks = $blocks, pdl)]
+        #[kernel(threads = THREADS, shared = shared_bytes::<$block>($n), min_blocks = gemv_blocks_at_once::<$block>($n) as u32, pdl)]
         pub fn $kernel(
             y: InOut<f32>,
             w: In<u8>,
@@ -164,23 +164,22 @@ macro_rules! entries {
     };
 }
 
-// The last number: blocks of a multiprocessor with 16 vectors. Two of 128 registers would make ptxas spill in some formats.
 entries! {
-    F16: gemv_f16, gemv_f16_n4, gemv_f16_n8, gemv_f16_n16, "f16", 2;
-    BF16: gemv_bf16, gemv_bf16_n4, gemv_bf16_n8, gemv_bf16_n16, "bf16", 2;
-    Q4_0: gemv_q4_0, gemv_q4_0_n4, gemv_q4_0_n8, gemv_q4_0_n16, "Q4_0", 2;
-    Q4_1: gemv_q4_1, gemv_q4_1_n4, gemv_q4_1_n8, gemv_q4_1_n16, "Q4_1", 2;
-    Q5_0: gemv_q5_0, gemv_q5_0_n4, gemv_q5_0_n8, gemv_q5_0_n16, "Q5_0", 2;
-    Q5_1: gemv_q5_1, gemv_q5_1_n4, gemv_q5_1_n8, gemv_q5_1_n16, "Q5_1", 2;
-    Q8_0: gemv_q8_0, gemv_q8_0_n4, gemv_q8_0_n8, gemv_q8_0_n16, "Q8_0", 2;
-    Q4_K: gemv_q4_k, gemv_q4_k_n4, gemv_q4_k_n8, gemv_q4_k_n16, "Q4_K", 1;
-    Q5_K: gemv_q5_k, gemv_q5_k_n4, gemv_q5_k_n8, gemv_q5_k_n16, "Q5_K", 1;
-    Q6_K: gemv_q6_k, gemv_q6_k_n4, gemv_q6_k_n8, gemv_q6_k_n16, "Q6_K", 1;
-    Q2_K: gemv_q2_k, gemv_q2_k_n4, gemv_q2_k_n8, gemv_q2_k_n16, "Q2_K", 2;
-    Q3_K: gemv_q3_k, gemv_q3_k_n4, gemv_q3_k_n8, gemv_q3_k_n16, "Q3_K", 2;
-    IQ4_NL: gemv_iq4_nl, gemv_iq4_nl_n4, gemv_iq4_nl_n8, gemv_iq4_nl_n16, "IQ4_NL", 2;
-    IQ4_XS: gemv_iq4_xs, gemv_iq4_xs_n4, gemv_iq4_xs_n8, gemv_iq4_xs_n16, "IQ4_XS", 1;
-    MXFP4: gemv_mxfp4, gemv_mxfp4_n4, gemv_mxfp4_n8, gemv_mxfp4_n16, "MXFP4", 2;
+    F16: gemv_f16, gemv_f16_n4, gemv_f16_n8, gemv_f16_n16, "f16";
+    BF16: gemv_bf16, gemv_bf16_n4, gemv_bf16_n8, gemv_bf16_n16, "bf16";
+    Q4_0: gemv_q4_0, gemv_q4_0_n4, gemv_q4_0_n8, gemv_q4_0_n16, "Q4_0";
+    Q4_1: gemv_q4_1, gemv_q4_1_n4, gemv_q4_1_n8, gemv_q4_1_n16, "Q4_1";
+    Q5_0: gemv_q5_0, gemv_q5_0_n4, gemv_q5_0_n8, gemv_q5_0_n16, "Q5_0";
+    Q5_1: gemv_q5_1, gemv_q5_1_n4, gemv_q5_1_n8, gemv_q5_1_n16, "Q5_1";
+    Q8_0: gemv_q8_0, gemv_q8_0_n4, gemv_q8_0_n8, gemv_q8_0_n16, "Q8_0";
+    Q4_K: gemv_q4_k, gemv_q4_k_n4, gemv_q4_k_n8, gemv_q4_k_n16, "Q4_K";
+    Q5_K: gemv_q5_k, gemv_q5_k_n4, gemv_q5_k_n8, gemv_q5_k_n16, "Q5_K";
+    Q6_K: gemv_q6_k, gemv_q6_k_n4, gemv_q6_k_n8, gemv_q6_k_n16, "Q6_K";
+    Q2_K: gemv_q2_k, gemv_q2_k_n4, gemv_q2_k_n8, gemv_q2_k_n16, "Q2_K";
+    Q3_K: gemv_q3_k, gemv_q3_k_n4, gemv_q3_k_n8, gemv_q3_k_n16, "Q3_K";
+    IQ4_NL: gemv_iq4_nl, gemv_iq4_nl_n4, gemv_iq4_nl_n8, gemv_iq4_nl_n16, "IQ4_NL";
+    IQ4_XS: gemv_iq4_xs, gemv_iq4_xs_n4, gemv_iq4_xs_n8, gemv_iq4_xs_n16, "IQ4_XS";
+    MXFP4: gemv_mxfp4, gemv_mxfp4_n4, gemv_mxfp4_n8, gemv_mxfp4_n16, "MXFP4";
 }
 
 /// The longest chain of roundings between a product and the result, for an error bound, of a kernel for up to `max_vectors`
@@ -193,10 +192,15 @@ pub const fn gemv_chain<Q: Product + Several>(max_vectors: usize, n_cols: usize)
 }
 
 /// Blocks of a launch: one for every 16 rows, but no more than `max_blocks`, from where on blocks take several
-/// tiles of rows. One or two for each multiprocessor are right.
+/// tiles of rows. As many are right as run at once: [`gemv_blocks_at_once`] for each multiprocessor.
 pub const fn gemv_blocks(n_rows: usize, max_blocks: usize) -> usize {
     let tiles = n_rows.div_ceil(TILE_ROWS);
     if tiles < max_blocks { tiles } else { max_blocks }
+}
+
+/// Blocks of the kernel for up to `max_vectors` vectors that a multiprocessor runs at once.
+pub const fn gemv_blocks_at_once<Q: Several>(max_vectors: usize) -> usize {
+    if max_vectors == MAX_VECTORS { Q::BLOCKS_OF_SIXTEEN } else { 2 }
 }
 
 /// Bytes that a launch must move: the weights, and each vector and result once.

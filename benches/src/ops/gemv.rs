@@ -21,8 +21,7 @@ use crate::vendor::{Operand, Product};
 /// Rows and columns: output, q with k and v, gate and up, down, one of gate and up, a head.
 const SHAPES: [[usize; 2]; 6] =
     [[4096, 4096], [6144, 4096], [28672, 4096], [4096, 14336], [14336, 4096], [128_256, 4096]];
-/// Blocks for each multiprocessor, as the back end launches them; and other numbers, for comparison.
-const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
+/// Other numbers of blocks for each multiprocessor, for comparison.
 const OTHER_BLOCKS: [usize; 1] = [1];
 /// Rows that are compared with the reference.
 const CHECKED_ROWS: usize = 256;
@@ -41,8 +40,9 @@ struct Args<'a> {
 /// Multiplies, on a grid.
 type Multiply = fn(&Cuda, Args<'_>, Grid) -> Result<(), Error>;
 
-/// A kernel, and for how many vectors in which order; none if it takes x as it is.
-type Kernel = (Multiply, Option<(XOrder, usize)>);
+/// A kernel, and for how many vectors in which order; none if it takes x as it is. And its blocks that a multiprocessor runs at
+/// once: the back end launches as many.
+type Kernel = (Multiply, Option<(XOrder, usize)>, usize);
 
 /// f32, with x as it is.
 const F32_KERNEL: Kernel = (
@@ -51,6 +51,7 @@ const F32_KERNEL: Kernel = (
         device.launch(gemv_f32 { y, w, x, n_rows, n_cols }, grid)
     },
     None,
+    2,
 );
 
 macro_rules! one {
@@ -66,6 +67,7 @@ macro_rules! one {
                 device.launch(gemv, grid)
             },
             Some((gemv_x_order::<$block>(1), 1)),
+            gemv_blocks_at_once::<$block>(1),
         )
     };
 }
@@ -78,6 +80,7 @@ macro_rules! several {
                 device.launch($kernel { y, w, x: x_words, x_numbers, n_vectors, n_rows, n_cols }, grid)
             },
             Some((gemv_x_order::<$block>($max_vectors), $max_vectors)),
+            gemv_blocks_at_once::<$block>($max_vectors),
         )
     };
 }
@@ -139,7 +142,7 @@ fn of_shape([n_rows, n_cols]: [usize; 2]) -> Vec<Case> {
                 with_blocks::<Q8_0>(one, one!(Q8_0, gemv_q8_0), blocks, fixed),
                 with_blocks::<Q4_K>(one, one!(Q4_K, gemv_q4_k), blocks, fixed),
                 with_blocks::<Q6_K>(one, one!(Q6_K, gemv_q6_k), blocks, fixed),
-                with_blocks::<Q4_K>(sixteen, several!(Q4_K, gemv_q4_k_n16, 16), blocks, allowed::HALF),
+                with_blocks::<Q8_0>(sixteen, several!(Q8_0, gemv_q8_0_n16, 16), blocks, allowed::HALF),
             ]
             .map(Case::variant),
         );
@@ -156,7 +159,7 @@ fn case<B: RandomBlock + GpuLayout>(
     peer: Option<MakePeer>,
     allowed: f64,
 ) -> Case {
-    let how = How { shape, kernel, blocks: BLOCKS_PER_MULTIPROCESSOR, peer, allowed };
+    let how = How { shape, kernel, blocks: kernel.2, peer, allowed };
     Case::new("gemv", name::<B>(shape), work::<B>(shape), move |lab| Gemv::<B>::new(lab, how))
 }
 
@@ -259,7 +262,7 @@ impl<B: RandomBlock + GpuLayout> Subject for Gemv<B> {
     }
 
     fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
-        let (multiply, order) = self.kernel;
+        let (multiply, order, _) = self.kernel;
         let x = self.x.get(set);
         if let Some((order, max_vectors)) = order {
             let [n_vectors, _, n_cols] = self.shape;

@@ -23,6 +23,9 @@ pub trait Several: Fragments {
     const SUM_COLS: usize;
     /// Up to so many vectors an element of x is two parts.
     const TWO_PARTS_VECTORS: usize;
+    /// Blocks of the kernel for sixteen vectors that fit on a multiprocessor. Two of 128 registers would make ptxas spill in some
+    /// formats.
+    const BLOCKS_OF_SIXTEEN: usize = 2;
     /// For an error bound: roundings of a product before it comes to a running sum, and additions to that for each tile.
     const PRODUCT_CHAIN: usize;
     const TILE_CHAIN: usize;
@@ -239,11 +242,12 @@ fn add_scaled<const NT: usize>(
 }
 
 macro_rules! quants {
-    ($($format:ty),+) => {$(
+    ($($format:ty: $blocks:literal),+) => {$(
         impl Several for $format {
             type Float = f16;
             const SUM_COLS: usize = if Self::HAS_OFFSET { Self::SUB } else { 0 };
             const TWO_PARTS_VECTORS: usize = 4;
+            const BLOCKS_OF_SIXTEEN: usize = $blocks;
             // The sums of a sub-block's products, its scale and the scale of x. With offsets, the additions and the parts of
             // the sums of x: 2⁻²² are four roundings.
             const PRODUCT_CHAIN: usize = 64;
@@ -262,7 +266,9 @@ macro_rules! quants {
     )+};
 }
 
-quants!(Q2_K, Q3_K, IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K);
+quants!(
+    Q2_K: 2, Q3_K: 2, IQ4_NL: 2, IQ4_XS: 1, MXFP4: 2, Q4_0: 2, Q4_1: 2, Q5_0: 2, Q5_1: 2, Q8_0: 2, Q4_K: 1, Q5_K: 1, Q6_K: 1
+);
 
 /// Four quants as two pairs: times 2⁻²⁴ if they are not negative, as they are if they can be.
 #[inline(always)]

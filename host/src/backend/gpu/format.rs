@@ -171,6 +171,24 @@ impl Format {
         order!(F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K, IQ4_NL, IQ4_XS, MXFP4)
     }
 
+    /// Blocks of the kernel for so many vectors that a multiprocessor runs at once. While one waits for x or for its warps, the
+    /// other works, and twice as much of the weights is on its way before x is there.
+    ///
+    /// # Panics
+    /// For f32.
+    pub fn gemv_blocks_at_once(self, n_vectors: usize) -> usize {
+        let max_vectors = gemv_max_vectors(n_vectors);
+        macro_rules! blocks {
+            ($($ty:ident),+) => {
+                match self.0 {
+                    $(GgmlType::$ty => gemv_blocks_at_once::<quant::$ty>(max_vectors),)+
+                    other => unreachable!("no such kernel for {}", other.name()),
+                }
+            };
+        }
+        blocks!(F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, Q2_K, Q3_K, IQ4_NL, IQ4_XS, MXFP4)
+    }
+
     /// y[o] = Σ w[o, k] · x[k] with weights in f32, with at most `max_blocks` blocks.
     pub fn gemv_f32<D: Device>(
         device: &D,

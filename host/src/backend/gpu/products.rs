@@ -10,10 +10,6 @@ use super::ops::{FEW_TOKENS, rows, rows_mut};
 use super::{Gpu, GpuMatrix};
 use crate::backend::Error;
 
-/// Blocks of a GEMV for each multiprocessor: as many as fit. While one waits for x or for its warps, the other works, and twice as
-/// much of the weights is on its way before x is there.
-const GEMV_BLOCKS_PER_MULTIPROCESSOR: usize = 2;
-
 impl<D: Accelerator> Gpu<D> {
     /// Several matrices applied to one input, which is rounded once for all that want it so.
     pub(super) fn products<const N: usize>(
@@ -77,7 +73,7 @@ impl<D: Accelerator> Gpu<D> {
         } else {
             ConvertedX::made(order, words, numbers, n_tokens)
         };
-        let max_blocks = GEMV_BLOCKS_PER_MULTIPROCESSOR * device.n_multiprocessors();
+        let max_blocks = format.gemv_blocks_at_once(n_tokens) * device.n_multiprocessors();
         if n_tokens == 1 {
             let products = products.into_iter().map(|(y, w)| (y, w.piece.bytes(), w.n_rows));
             return format.gemv_one(device, products, x, n_cols, max_blocks).map_err(device_error);
