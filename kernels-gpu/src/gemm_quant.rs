@@ -49,9 +49,9 @@ pub(crate) const fn shared_bytes(tokens: u32, stages: usize, staged_rows: usize)
     rows_bytes(stages * tokens as usize + staged_rows) + 2 * mbarrier::bytes(stages)
 }
 
-const STAGES_256: usize = 6;
-const STAGES_128: usize = 10;
-const STAGES_64: usize = 12;
+pub(crate) const STAGES_256: usize = 6;
+pub(crate) const STAGES_128: usize = 10;
+pub(crate) const STAGES_64: usize = 12;
 
 macro_rules! entries {
     ($format:ty, $n256:ident, $n128:ident, $n64:ident) => {

@@ -4,6 +4,8 @@
 //! for themselves, and tokens are columns of the results. A warp owns 16 rows for all tokens of the block's tile, so that a weight
 //! is decoded once a block; x comes through shared memory.
 //!
+//! Bytes and operations are those of [`crate::gemm_quant`].
+//!
 //! **Numbers.** Weights are rounded to f16 as [`crate::quant::halves`] says; x is f16 with a scale for each token
 //! ([`crate::narrow`]). Products are exact, sums in f32.
 
@@ -249,14 +251,4 @@ fn store<const NT: usize>(
         }
         t += 1;
     }
-}
-
-/// Floating-point operations of a product.
-pub const fn gemm_quant_mma_flops(n_tokens: usize, n_rows: usize, n_cols: usize) -> u64 {
-    2 * n_tokens as u64 * n_rows as u64 * n_cols as u64
-}
-
-/// Bytes that a product must move at least: the packed weights, x in f16 and y in f32 once.
-pub const fn gemm_quant_mma_bytes(w_bytes: usize, n_tokens: usize, n_rows: usize, n_cols: usize) -> u64 {
-    w_bytes as u64 + n_tokens as u64 * (2 * n_cols as u64 + 4 * n_rows as u64)
 }

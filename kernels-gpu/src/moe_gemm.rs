@@ -11,7 +11,10 @@ mod items;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod plan;
 
-use crate::gemm_quant::{CONSUMER_ROWS, Output, Place, Ring, Scales, THREADS, Y_BOX, multiply, shared_bytes};
+use crate::gemm_quant::{
+    CONSUMER_ROWS, Output, Place, Ring, STAGES_64, STAGES_128, STAGES_256, Scales, THREADS, Y_BOX, multiply,
+    shared_bytes,
+};
 use crate::quant::fragments::Fragments;
 use crate::quant::halves::UNIT_COLS;
 use crate::quant::{MXFP4, Q4_K, Q5_K, Q6_K, Q8_0};
@@ -23,10 +26,6 @@ use items::{Grouped, Shape, TABLE_LEN, table};
 
 /// What a block's table of tiles takes of shared memory, up to where a ring can begin.
 const TABLE_BYTES: usize = shared::tile_bytes::<u32>(TABLE_LEN).next_multiple_of(1024);
-
-const STAGES_256: usize = 6;
-const STAGES_128: usize = 10;
-const STAGES_64: usize = 12;
 
 macro_rules! entries {
     ($format:ty, $n256:ident, $n128:ident, $n64:ident) => {

@@ -3,7 +3,6 @@
 use kernels_gpu::gemm_quant::plan::{GemmQuant, Plan, Shape, TILE_TOKENS};
 use kernels_gpu::gemm_quant::{gemm_quant_bytes, gemm_quant_flops};
 use kernels_gpu::gemm_quant_mma::product::{GemmQuantMma, Product};
-use kernels_gpu::gemm_quant_mma::{gemm_quant_mma_bytes, gemm_quant_mma_flops};
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Purpose};
 use kernels_gpu::narrow::narrow_f16;
 use kernels_gpu::quant::layout::{GpuLayout, MATRIX_ALIGN};
@@ -84,8 +83,8 @@ pub fn mma_cases() -> Vec<Case> {
 }
 
 fn mma_case<Q: Format>([n_tokens, n_rows, n_cols]: [usize; 3]) -> Case {
-    let bytes = gemm_quant_mma_bytes(bytes_of::<Q>(n_rows, n_cols), n_tokens, n_rows, n_cols);
-    let work = Work::reading(bytes as usize, gemm_quant_mma_flops(n_tokens, n_rows, n_cols) as usize);
+    let bytes = gemm_quant_bytes(bytes_of::<Q>(n_rows, n_cols), n_tokens, n_rows, n_cols);
+    let work = Work::reading(bytes as usize, gemm_quant_flops(n_tokens, n_rows, n_cols) as usize);
     let name = format!("{} {n_tokens}x{n_rows}x{n_cols}", Q::NAME);
     let product = Product::new(n_tokens, n_rows, n_cols);
     Case::new("gemm_quant_mma", name, work, move |lab| Gemm::<Q>::new(lab, Way::AnyGpu(product)))
