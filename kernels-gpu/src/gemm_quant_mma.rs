@@ -1,4 +1,5 @@
-//! Matrix times matrix with quantised weights on the tensor cores, for GPUs from compute capability 8.0 on: `mma.sync`.
+//! Matrix times matrix with quantised weights, or 16-bit floats in the same layout, on the tensor cores, for GPUs from compute
+//! capability 8.0 on: `mma.sync`.
 //!
 //! Rows of w are rows of matrix a, which lanes decode from packed weights ([`crate::quant::fragments`])
 //! for themselves, and tokens are columns of the results. A warp owns 16 rows for all tokens of the block's tile, so that a weight
@@ -6,17 +7,21 @@
 //!
 //! Bytes and operations are those of [`crate::gemm_quant`].
 //!
-//! **Numbers.** Weights are rounded to f16 as [`crate::quant::halves`] says; x is f16 with a scale for each token
+//! **Numbers.** Weights are rounded to f16 as [`crate::quant::halves`] says; those that are floats are exact but for bf16 below
+//! 2^-20, which are off by 2^-31 at most, and bf16 of 1023 or more become infinite. x is f16 with a scale for each token
 //! ([`crate::narrow`]). Products are exact, sums in f32.
 
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod product;
+mod unit;
 
-use crate::quant::fragments::{self, Fragments, QuantFragments};
-use crate::quant::halves::{CHUNK_COLS, Constants, Fetched, UNIT_COLS, WEIGHT_FACTOR};
-use crate::quant::{IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use crate::quant::fragments;
+use crate::quant::halves::{CHUNK_COLS, Constants, Fetched};
+use crate::quant::{BF16, F16, IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use crate::simt::prelude::*;
 use crate::simt::shared;
+pub(crate) use unit::groups;
+use unit::{Floats, Unit};
 
 /// Columns of x in a stage.
 const STAGE_COLS: usize = 64;
@@ -27,8 +32,8 @@ pub(crate) const MMA_TOKENS: usize = 8;
 /// Elements of 16 bytes.
 const CHUNK: usize = 8;
 const CHUNKS: usize = STAGE_COLS / CHUNK;
-/// Stages of a unit of weights.
-const UNIT_STAGES: usize = UNIT_COLS as usize / STAGE_COLS;
+/// Chunks of weights for a stage.
+const STAGE_CHUNKS: usize = STAGE_COLS / CHUNK_COLS;
 
 /// A block's shared memory.
 pub(crate) const fn shared_bytes(tokens: usize) -> usize {
@@ -46,11 +51,15 @@ pub(crate) const fn threads(tokens: usize) -> u32 {
 }
 
 macro_rules! entries {
-    ($($format:ty: $t128:ident, $t64:ident;)+) => {$(
-        entries!($format, $t128, 128, 2);
-        entries!($format, $t64, 64, 4);
+    (quants: $($format:ty: $t128:ident, $t64:ident;)+) => {$(
+        entries!(Fetched<$format, { groups::<$format>() }>, $t128, 128, 2);
+        entries!(Fetched<$format, { groups::<$format>() }>, $t64, 64, 4);
     )+};
-    ($format:ty, $name:ident, $tokens:literal, $blocks:literal) => {
+    (floats: $($format:ty: $t128:ident, $t64:ident;)+) => {$(
+        entries!(Floats<$format>, $t128, 128, 2);
+        entries!(Floats<$format>, $t64, 64, 4);
+    )+};
+    ($unit:ty, $name:ident, $tokens:literal, $blocks:literal) => {
         #[doc = concat!("y\\[t, o\\] = Σ w\\[o, k\\] · x\\[t, k\\], tiles of ", $tokens, " tokens by as many rows.")]
         ///
         /// `y [n_tokens, n_rows]`; `w [n_rows, n_cols]` in fragments; `x [n_tokens, n_cols]` with `x_scales [n_tokens]`, both
@@ -73,15 +82,21 @@ macro_rules! entries {
             n_rows: u32,
             n_cols: u32,
         ) {
-            const GROUPS: usize = UNIT_COLS as usize / <$format as Fragments>::GROUP_COLS;
             const NT: usize = $tokens / MMA_TOKENS;
             let tile = Tokens { first: thread::block_idx_x() * $tokens, end: n_tokens, w_tile: 0 };
-            gemm::<$format, NT, GROUPS>(y, w, X { values: x, scales: x_scales, n_tokens, n_cols }, n_rows, tile);
+            gemm::<$unit, NT>(y, w, X { values: x, scales: x_scales, n_tokens, n_cols }, n_rows, tile);
         }
     };
 }
 
 entries! {
+    floats:
+    F16: gemm_quant_mma_f16_t128, gemm_quant_mma_f16_t64;
+    BF16: gemm_quant_mma_bf16_t128, gemm_quant_mma_bf16_t64;
+}
+
+entries! {
+    quants:
     Q4_0: gemm_quant_mma_q4_0_t128, gemm_quant_mma_q4_0_t64;
     Q4_1: gemm_quant_mma_q4_1_t128, gemm_quant_mma_q4_1_t64;
     Q5_0: gemm_quant_mma_q5_0_t128, gemm_quant_mma_q5_0_t64;
@@ -114,13 +129,7 @@ pub(crate) struct Tokens {
 
 #[inline(always)]
 #[track_caller]
-pub(crate) fn gemm<Q: QuantFragments, const NT: usize, const GROUPS: usize>(
-    y: Out<f32>,
-    w: In<u8>,
-    x: X,
-    n_rows: u32,
-    of_block: Tokens,
-) {
+pub(crate) fn gemm<U: Unit, const NT: usize>(y: Out<f32>, w: In<u8>, x: X, n_rows: u32, of_block: Tokens) {
     let tokens = NT * MMA_TOKENS;
     let stage_len = tokens * STAGE_COLS;
     let x_tile = Shared::new().tile::<f16>(STAGES * stage_len);
@@ -130,13 +139,13 @@ pub(crate) fn gemm<Q: QuantFragments, const NT: usize, const GROUPS: usize>(
     // Past the last row it is some other one: nobody looks at its results.
     let row_tile = of_block.w_tile as usize + first_row.min(n_rows - 1) as usize / fragments::TILE_ROWS;
     let lane = warp::lane_id() as usize;
-    let n_units = x.n_cols.div_ceil(UNIT_COLS);
+    let n_units = x.n_cols.div_ceil(U::COLS as u32);
     let constants = Constants::new(x.n_cols);
     let place = |stage: u32| stage as usize % STAGES * stage_len;
 
     pdl::launch_dependents();
     // No earlier kernel writes weights, so they need not wait.
-    let mut unit = Fetched::<Q, GROUPS>::load(w, x.n_cols, row_tile, 0);
+    let mut unit = U::load(w, x.n_cols, row_tile, 0);
     pdl::wait();
     let mut stage = 0;
     while stage < STAGES as u32 - 1 {
@@ -150,26 +159,23 @@ pub(crate) fn gemm<Q: QuantFragments, const NT: usize, const GROUPS: usize>(
     let mut i = 0;
     while i < n_units {
         let mut next = unit;
-        let factors = unit.factors();
-        let mut of_rows = [[f16x2::from_bits(0); 2]; 2];
-        let mut half = 0;
-        while half < UNIT_STAGES {
+        let mut scales = unit.scales();
+        let mut in_unit = 0;
+        while in_unit < U::COLS / STAGE_COLS {
             async_copy::wait::<{ STAGES - 2 }>();
             // All have their copies of this stage, and have multiplied the one before, whose place is filled now.
             thread::sync_threads();
-            let stage = i * UNIT_STAGES as u32 + half as u32;
+            let stage = i * (U::COLS / STAGE_COLS) as u32 + in_unit as u32;
             let ahead = stage + STAGES as u32 - 1;
             fill::<NT>(x_tile, place(ahead), x, first_token, ahead);
             let from = place(stage);
             let mut step = 0;
-            while step < STAGE_COLS / CHUNK_COLS {
-                // Not before, so that most of this unit has left the registers.
-                if half + 1 == UNIT_STAGES && step == 2 {
-                    next = Fetched::load(w, x.n_cols, row_tile, (i + 1).min(n_units - 1));
+            while step < STAGE_CHUNKS {
+                let chunk = in_unit * STAGE_CHUNKS + step;
+                if chunk == U::NEXT_AT {
+                    next = U::load(w, x.n_cols, row_tile, (i + 1).min(n_units - 1));
                 }
-                let chunk = half * (STAGE_COLS / CHUNK_COLS) + step;
-                of_rows = Fetched::<Q, GROUPS>::of_rows(&factors, chunk, of_rows);
-                let a = unit.decode(constants, of_rows, chunk);
+                let a = unit.decode(&mut scales, constants, chunk);
                 let mut t = 0;
                 while t < NT {
                     let at = chunk_index(line + MMA_TOKENS * t, 2 * step + in_cols);
@@ -180,14 +186,14 @@ pub(crate) fn gemm<Q: QuantFragments, const NT: usize, const GROUPS: usize>(
                 }
                 step += 1;
             }
-            half += 1;
+            in_unit += 1;
         }
         unit = next;
         i += 1;
     }
     // Those of zeros past the last stage.
     async_copy::wait::<0>();
-    store(y, &sums, x, of_block, first_row, n_rows);
+    store(y, &sums, (x, 1.0 / U::FACTOR), of_block, first_row, n_rows);
 }
 
 /// Where chunk `chunk` of line `line` (a token's elements) of a stage begins: at `chunk ^ (line % 8)` of the line. So the same
@@ -218,13 +224,13 @@ fn fill<const NT: usize>(tile: Tile<f16>, place: usize, x: X, first_token: u32, 
     async_copy::commit();
 }
 
-/// Writes those of a warp's results that exist, multiplied by their tokens' scales; eight lanes write 32 bytes of a token.
+/// Writes those of a warp's results that exist, multiplied by their tokens' scales and a factor; eight lanes write 32 bytes of a token.
 #[inline(always)]
 #[track_caller]
 fn store<const NT: usize>(
     y: Out<f32>,
     sums: &[[f32; 4]; NT],
-    x: X,
+    (x, factor): (X, f32),
     of_block: Tokens,
     first_row: u32,
     n_rows: u32,
@@ -237,7 +243,7 @@ fn store<const NT: usize>(
         while i < 2 {
             let token = of_block.first + (MMA_TOKENS * t) as u32 + 2 * c + i as u32;
             if token < of_block.end {
-                let scale = x.scales.get(token as usize) * (1.0 / WEIGHT_FACTOR);
+                let scale = x.scales.get(token as usize) * factor;
                 let mut half = 0;
                 while half < 2 {
                     let row = first_row + g + 8 * half as u32;

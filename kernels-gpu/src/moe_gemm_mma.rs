@@ -7,9 +7,9 @@
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod product;
 
-use crate::gemm_quant_mma::{MMA_TOKENS, Tokens, X, gemm, shared_bytes, threads};
-use crate::quant::fragments::{self, Fragments};
-use crate::quant::halves::UNIT_COLS;
+use crate::gemm_quant_mma::{MMA_TOKENS, Tokens, X, gemm, groups, shared_bytes, threads};
+use crate::quant::fragments;
+use crate::quant::halves::Fetched;
 use crate::quant::{MXFP4, Q4_K, Q5_K, Q6_K, Q8_0};
 use crate::simt::prelude::*;
 
@@ -40,7 +40,6 @@ macro_rules! entries {
             n_rows: u32,
             n_cols: u32,
         ) {
-            const GROUPS: usize = UNIT_COLS as usize / <$format as Fragments>::GROUP_COLS;
             const NT: usize = $tokens / MMA_TOKENS;
             // Before the groups are known there is nothing to do.
             pdl::launch_dependents();
@@ -50,7 +49,7 @@ macro_rules! entries {
             };
             let w_tile = expert * n_rows.div_ceil(fragments::TILE_ROWS as u32);
             let x = X { values: x, scales: x_scales, n_tokens: n_assigned, n_cols };
-            gemm::<$format, NT, GROUPS>(y, w, x, n_rows, Tokens { first, end, w_tile });
+            gemm::<Fetched<$format, { groups::<$format>() }>, NT>(y, w, x, n_rows, Tokens { first, end, w_tile });
         }
     };
 }

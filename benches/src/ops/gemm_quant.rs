@@ -6,7 +6,7 @@ use kernels_gpu::gemm_quant_mma::product::{GemmQuantMma, Product};
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Purpose};
 use kernels_gpu::narrow::narrow_f16;
 use kernels_gpu::quant::layout::{GpuLayout, MATRIX_ALIGN};
-use kernels_gpu::quant::{IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use kernels_gpu::quant::{BF16, F16, IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use kernels_gpu::simt::{bf16, f16};
 use oxwarp::cuda::{Cuda, Error};
 use testkit::data::RandomBlock;
@@ -31,29 +31,54 @@ const CHECKED_TOKENS: usize = 8;
 const CHECKED_ROWS: usize = 128;
 
 /// What weights can be measured with.
-trait Format: GemmQuant + GemmQuantMma + GpuLayout + RandomBlock {}
+trait Format: GemmQuantMma + GpuLayout + RandomBlock {}
 
-impl<Q: GemmQuant + GemmQuantMma + GpuLayout + RandomBlock> Format for Q {}
+impl<Q: GemmQuantMma + GpuLayout + RandomBlock> Format for Q {}
 
 /// Which of the kernels.
-enum Way {
-    Hopper(Plan),
-    AnyGpu(Product),
+trait Way<Q> {
+    fn shape(&self) -> Shape;
+
+    fn workspace_len(&self) -> usize;
+
+    /// Launches it.
+    fn launch(&self, device: &Cuda, args: Args<'_>) -> Result<(), Error>;
 }
 
-impl Way {
+/// The arguments of a launch.
+struct Args<'a> {
+    y: &'a mut DeviceSlice<f32>,
+    w: &'a DeviceSlice<u8>,
+    x: (&'a DeviceSlice<f16>, &'a DeviceSlice<f32>),
+    workspace: &'a mut DeviceSlice<f32>,
+}
+
+impl<Q: GemmQuant> Way<Q> for Plan {
     fn shape(&self) -> Shape {
-        match *self {
-            Way::Hopper(plan) => plan.shape,
-            Way::AnyGpu(Product { n_tokens, n_rows, n_cols, .. }) => Shape { n_tokens, n_rows, n_cols },
-        }
+        self.shape
     }
 
     fn workspace_len(&self) -> usize {
-        match self {
-            Way::Hopper(plan) => plan.workspace_len(),
-            Way::AnyGpu(_) => 0,
-        }
+        Plan::workspace_len(self)
+    }
+
+    fn launch(&self, device: &Cuda, Args { y, w, x, workspace }: Args<'_>) -> Result<(), Error> {
+        self.launch::<Q, Cuda>(device, y, w, x, workspace)
+    }
+}
+
+impl<Q: GemmQuantMma> Way<Q> for Product {
+    fn shape(&self) -> Shape {
+        let Product { n_tokens, n_rows, n_cols, .. } = *self;
+        Shape { n_tokens, n_rows, n_cols }
+    }
+
+    fn workspace_len(&self) -> usize {
+        0
+    }
+
+    fn launch(&self, device: &Cuda, Args { y, w, x, .. }: Args<'_>) -> Result<(), Error> {
+        self.launch::<Q, Cuda>(device, y, w, x)
     }
 }
 
@@ -78,6 +103,8 @@ pub fn mma_cases() -> Vec<Case> {
         mma_case::<Q6_K>(shape),
         mma_case::<IQ4_NL>(shape),
         mma_case::<IQ4_XS>(shape),
+        mma_case::<F16>(shape),
+        mma_case::<BF16>(shape),
     ]);
     cases
 }
@@ -87,7 +114,7 @@ fn mma_case<Q: Format>([n_tokens, n_rows, n_cols]: [usize; 3]) -> Case {
     let work = Work::reading(bytes as usize, gemm_quant_flops(n_tokens, n_rows, n_cols) as usize);
     let name = format!("{} {n_tokens}x{n_rows}x{n_cols}", Q::NAME);
     let product = Product::new(n_tokens, n_rows, n_cols);
-    Case::new("gemm_quant_mma", name, work, move |lab| Gemm::<Q>::new(lab, Way::AnyGpu(product)))
+    Case::new("gemm_quant_mma", name, work, move |lab| Gemm::<Q>::new(lab, Box::new(product)))
 }
 
 pub fn cases() -> Vec<Case> {
@@ -115,12 +142,12 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// The plan of the chooser.
-fn chosen<Q: Format>(shape: [usize; 3]) -> Case {
+fn chosen<Q: Format + GemmQuant>(shape: [usize; 3]) -> Case {
     case::<Q>(shape, String::new(), Plan::new)
 }
 
 /// The plan of the chooser, then each that it could have chosen.
-fn of_format<Q: Format>(shape: [usize; 3]) -> Vec<Case> {
+fn of_format<Q: Format + GemmQuant>(shape: [usize; 3]) -> Vec<Case> {
     let mut cases = vec![chosen::<Q>(shape)];
     for tokens in TILE_TOKENS {
         for n_parts in [1, 2, 3, 4, 8].into_iter().filter(|&n| n == 1 || shape[0] <= 512) {
@@ -131,7 +158,7 @@ fn of_format<Q: Format>(shape: [usize; 3]) -> Vec<Case> {
     cases
 }
 
-fn case<Q: Format>(
+fn case<Q: Format + GemmQuant>(
     [n_tokens, n_rows, n_cols]: [usize; 3],
     choice: String,
     plan: impl Fn(Shape, u32) -> Plan + 'static,
@@ -141,12 +168,12 @@ fn case<Q: Format>(
     let work = Work::reading(bytes as usize, gemm_quant_flops(n_tokens, n_rows, n_cols) as usize);
     let name = format!("{} {n_tokens}x{n_rows}x{n_cols}{choice}", Q::NAME);
     let make =
-        move |lab: &Lab| Gemm::<Q>::new(lab, Way::Hopper(plan(shape, lab.device.info().n_multiprocessors)));
+        move |lab: &Lab| Gemm::<Q>::new(lab, Box::new(plan(shape, lab.device.info().n_multiprocessors)));
     Case::new("gemm_quant", name, work, make).hopper()
 }
 
 struct Gemm<Q: Format> {
-    way: Way,
+    way: Box<dyn Way<Q>>,
     n_sets: usize,
     y: Sets<f32>,
     /// The matrices of all sets.
@@ -162,7 +189,7 @@ struct Gemm<Q: Format> {
 }
 
 impl<Q: Format> Gemm<Q> {
-    fn new(lab: &Lab, way: Way) -> Result<Self> {
+    fn new(lab: &Lab, way: Box<dyn Way<Q>>) -> Result<Self> {
         let Shape { n_tokens, n_rows, n_cols } = way.shape();
         let device = &lab.device;
         let matrix_bytes = bytes_of::<Q>(n_rows, n_cols).next_multiple_of(MATRIX_ALIGN);
@@ -218,10 +245,7 @@ impl<Q: Format> Subject for Gemm<Q> {
         let w: &DeviceSlice<u8> = self.w.slice(start..start + self.matrix_bytes);
         let x = (self.halves.get(set), self.scales.get(set));
         let y = self.y.get_mut(set);
-        match &self.way {
-            Way::Hopper(plan) => plan.launch::<Q, Cuda>(device, y, w, x, self.workspace.get_mut(0)),
-            Way::AnyGpu(product) => product.launch::<Q, Cuda>(device, y, w, x),
-        }
+        self.way.launch(device, Args { y, w, x, workspace: self.workspace.get_mut(0) })
     }
 
     fn reset(&mut self, device: &Cuda) -> Result<()> {

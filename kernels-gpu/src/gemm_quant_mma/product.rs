@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::*;
 use crate::launch::{Device, DeviceSlice, Grid};
+use crate::quant::fragments::Fragments;
 
 /// Tokens that a tile can have.
 pub const TILE_TOKENS: [usize; 2] = [64, 128];
@@ -76,7 +77,7 @@ impl fmt::Display for Product {
 }
 
 /// A format that weights can have.
-pub trait GemmQuantMma: QuantFragments {
+pub trait GemmQuantMma: Fragments {
     /// Launches the product; the spans are long enough.
     ///
     /// # Errors
@@ -113,6 +114,8 @@ macro_rules! formats {
 }
 
 formats! {
+    F16: gemm_quant_mma_f16_t128, gemm_quant_mma_f16_t64;
+    BF16: gemm_quant_mma_bf16_t128, gemm_quant_mma_bf16_t64;
     Q4_0: gemm_quant_mma_q4_0_t128, gemm_quant_mma_q4_0_t64;
     Q4_1: gemm_quant_mma_q4_1_t128, gemm_quant_mma_q4_1_t64;
     Q5_0: gemm_quant_mma_q5_0_t128, gemm_quant_mma_q5_0_t64;

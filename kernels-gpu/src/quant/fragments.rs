@@ -194,6 +194,12 @@ pub trait Fragments: QuantBlock {
 pub trait FloatFragments: Fragments {
     /// The two floats of a word.
     fn floats(word: u32) -> [f32; 2];
+
+    /// What floats are multiplied by to become f16, so that small ones are no subnormal f16.
+    const HALF_FACTOR: f32;
+
+    /// The floats of a word times that factor, rounded to f16.
+    fn half_word(word: u32) -> u32;
 }
 
 /// A quantised format with this layout: its elements are signed bytes, with a scale for each **sub-block** of a row.

@@ -59,15 +59,52 @@ pub struct Random<Q> {
     pub blocks: Vec<Q>,
     pub x: Activations,
     values: Vec<f32>,
+    /// How far a weight may be from what is multiplied instead.
+    errors: Vec<f64>,
     shape: [usize; 3],
 }
 
 impl<Q: QuantFragments + RandomBlock> Random<Q> {
     pub fn new(n_tokens: usize, n_rows: usize, n_cols: usize) -> Self {
+        Self::with_errors([n_tokens, n_rows, n_cols], Self::roundings)
+    }
+
+    /// A weight is scale · (q − middle) + the value of the middle, all of them times the factor. The result is rounded to
+    /// f16. In blocks of 256 so are scales and middles before; those of the other formats are halves, and their middle is zero.
+    fn roundings(blocks: &[Q], w: &[f64]) -> Vec<f64> {
+        let mut middles = vec![0.0f64; w.len()];
+        if Q::HAS_OFFSET && Q::MIDDLE > 0 {
+            let decoded = |byte: u8| {
+                let mut values = vec![0.0f32; w.len()];
+                decode_blocks(
+                    &blocks.iter().map(|block| block.with_quants(byte)).collect::<Vec<Q>>(),
+                    &mut values,
+                );
+                widen(&values)
+            };
+            let part = f64::from(Q::MIDDLE) / f64::from(2 * Q::MIDDLE - 1);
+            let of_extremes = |(lowest, highest): (f64, f64)| lowest + (highest - lowest) * part;
+            middles = decoded(0).into_iter().zip(decoded(0xff)).map(of_extremes).collect();
+        }
+        let subnormal = (128.0 + 2.0) * F16_SUBNORMAL_ROUNDING / f64::from(WEIGHT_FACTOR);
+        let rounding = |(&w, &middle): (&f64, &f64)| {
+            let before =
+                if Q::ELEMENTS == 256 { F16_ROUNDING * ((w - middle).abs() + middle.abs()) } else { 0.0 };
+            before + F16_ROUNDING * (w.abs() + before) + subnormal
+        };
+        w.iter().zip(&middles).map(rounding).collect()
+    }
+}
+
+impl<Q: RandomBlock> Random<Q> {
+    /// One with the errors of weights that `errors` says.
+    pub fn with_errors(shape: [usize; 3], errors: impl Fn(&[Q], &[f64]) -> Vec<f64>) -> Self {
+        let [n_tokens, n_rows, n_cols] = shape;
         let mut rng = Rng::new(17);
         let (blocks, values) = weights::<Q>(&mut rng, n_rows * n_cols / Q::ELEMENTS);
         let x = activations(&mut rng, n_tokens, n_cols);
-        Self { blocks, x, values, shape: [n_tokens, n_rows, n_cols] }
+        let errors = errors(&blocks, &widen(&values));
+        Self { blocks, x, values, errors, shape }
     }
 
     /// Compares a product, to whose sums `n_additions` come beside those of the columns, with the reference.
@@ -84,30 +121,7 @@ impl<Q: QuantFragments + RandomBlock> Random<Q> {
         let mut expected = vec![0.0; n_tokens * n_rows];
         reference::linear(&mut expected, &w, &self.x.values, n_cols);
 
-        // A weight is scale · (q − middle) + the value of the middle, all of them times the factor. The result is rounded to
-        // f16. In blocks of 256 so are scales and middles before; those of the other formats are halves, and their middle is zero.
-        let mut middles = vec![0.0f64; w.len()];
-        if Q::HAS_OFFSET && Q::MIDDLE > 0 {
-            let decoded = |byte: u8| {
-                let mut values = vec![0.0f32; w.len()];
-                decode_blocks(
-                    &self.blocks.iter().map(|block| block.with_quants(byte)).collect::<Vec<Q>>(),
-                    &mut values,
-                );
-                widen(&values)
-            };
-            let part = f64::from(Q::MIDDLE) / f64::from(2 * Q::MIDDLE - 1);
-            let of_extremes = |(lowest, highest): (f64, f64)| lowest + (highest - lowest) * part;
-            middles = decoded(0).into_iter().zip(decoded(0xff)).map(of_extremes).collect();
-        }
-        let subnormal = (128.0 + 2.0) * F16_SUBNORMAL_ROUNDING / f64::from(WEIGHT_FACTOR);
-        let rounding = |(&w, &middle): (&f64, &f64)| {
-            let before =
-                if Q::ELEMENTS == 256 { F16_ROUNDING * ((w - middle).abs() + middle.abs()) } else { 0.0 };
-            before + F16_ROUNDING * (w.abs() + before) + subnormal
-        };
-        let errors: Vec<f64> = w.iter().zip(&middles).map(rounding).collect();
-        let weights_off = linear_magnitudes(&errors, &self.x.values, n_cols);
+        let weights_off = linear_magnitudes(&self.errors, &self.x.values, n_cols);
         let sums = linear_magnitudes(&w, &self.x.values, n_cols);
         // The tensor cores may cut off what they add, instead of rounding it: twice the error of each addition. Sums are
         // multiplied by a scale after all; that is a power of two.

@@ -1,10 +1,13 @@
-//! Products with quantised weights on the tensor cores of any GPU against the reference.
+//! Products with weights in fragments on the tensor cores of any GPU against the reference.
 
 use kernels_gpu::gemm_quant_mma::product::{GemmQuantMma, Product, TILE_TOKENS};
 use kernels_gpu::launch::{Device, Purpose};
+use kernels_gpu::quant::fragments::QuantFragments;
+use kernels_gpu::quant::halves::WEIGHT_FACTOR;
 use kernels_gpu::quant::layout::GpuLayout;
-use kernels_gpu::quant::{IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use kernels_gpu::quant::{BF16, F16, IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use kernels_gpu::simt::emulator::{Access, Emulator, View};
+use testkit::compare::F16_SUBNORMAL_ROUNDING;
 use testkit::data::{RandomBlock, packed};
 
 use super::gemm_quant::Random;
@@ -22,7 +25,7 @@ fn launch<Q: GemmQuantMma + GpuLayout + RandomBlock, D: Device>(
     device.download(&y).unwrap()
 }
 
-fn check<Q: GemmQuantMma + GpuLayout + RandomBlock, D: Device>(
+fn check<Q: GemmQuantMma + QuantFragments + GpuLayout + RandomBlock, D: Device>(
     device: &D,
     [n_tokens, n_rows, n_cols]: [usize; 3],
     tile_tokens: usize,
@@ -31,6 +34,30 @@ fn check<Q: GemmQuantMma + GpuLayout + RandomBlock, D: Device>(
     let case = Random::<Q>::new(n_tokens, n_rows, n_cols);
     let found = launch(device, &case, product);
     case.assert_product(&product.to_string(), &found, 0);
+}
+
+/// The same of floats, which are off by `error` each.
+fn check_floats<Q: GemmQuantMma + GpuLayout + RandomBlock, D: Device>(
+    device: &D,
+    [n_tokens, n_rows, n_cols]: [usize; 3],
+    error: f64,
+) {
+    let case = Random::<Q>::with_errors([n_tokens, n_rows, n_cols], |_, w| vec![error; w.len()]);
+    for tile_tokens in TILE_TOKENS {
+        let product = Product { n_tokens, n_rows, n_cols, tile_tokens };
+        let found = launch(device, &case, product);
+        case.assert_product(&product.to_string(), &found, 0);
+    }
+}
+
+/// Partial tiles in all dimensions, the last columns half a tile of weights; and one product of each dimension.
+#[test]
+fn floats() {
+    let of_bf16 = F16_SUBNORMAL_ROUNDING / f64::from(WEIGHT_FACTOR);
+    for shape in [[70, 75, 160], [1, 1, 32], [130, 140, 768]] {
+        on_every_device!(|device| check_floats::<F16, _>(device, shape, 0.0));
+        on_every_device!(|device| check_floats::<BF16, _>(device, shape, of_bf16));
+    }
 }
 
 /// Partial tiles in all dimensions: 70 = 64 + 6 tokens, rows that end within a warp's 16 and leave warps without any, a last

@@ -299,10 +299,16 @@ impl Format {
             { y: y, w: w, x: x, n_tokens: u32_of(n_tokens), n_rows: u32_of(n_rows), n_cols: u32_of(n_cols) })
     }
 
-    /// Whether [`Self::gemm_quant`] and [`Self::gemm_quant_mma`] work.
+    /// Whether [`Self::gemm_quant`] works.
     pub fn has_gemm_quant(self) -> bool {
         use GgmlType::*;
         !matches!(self.0, F32 | F16 | BF16 | Q2_K | Q3_K)
+    }
+
+    /// Whether [`Self::gemm_quant_mma`] works.
+    pub fn has_gemm_quant_mma(self) -> bool {
+        use GgmlType::*;
+        !matches!(self.0, F32 | Q2_K | Q3_K)
     }
 
     /// The product of a plan, on Hopper; x and its scales from `narrow_f16`.
@@ -341,6 +347,8 @@ impl Format {
         x: (&DeviceSlice<f16>, &DeviceSlice<f32>),
     ) -> Result<(), D::Error> {
         match self.0 {
+            GgmlType::F16 => product.launch::<quant::F16, D>(device, y, w, x),
+            GgmlType::BF16 => product.launch::<quant::BF16, D>(device, y, w, x),
             GgmlType::Q4_0 => product.launch::<quant::Q4_0, D>(device, y, w, x),
             GgmlType::Q4_1 => product.launch::<quant::Q4_1, D>(device, y, w, x),
             GgmlType::Q5_0 => product.launch::<quant::Q5_0, D>(device, y, w, x),

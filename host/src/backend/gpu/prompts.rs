@@ -85,15 +85,18 @@ impl Workspace {
 impl<D: Accelerator> Gpu<D> {
     /// Whether a product of so many vectors goes through the kernels for Hopper.
     fn is_hopper_product(&self, w: &GpuMatrix, n_tokens: usize) -> bool {
-        self.is_hopper() && n_tokens > FEW_TOKENS && Plan::takes(w.n_rows, w.n_cols)
+        self.is_hopper()
+            && w.format.has_gemm_quant()
+            && n_tokens > FEW_TOKENS
+            && Plan::takes(w.n_rows, w.n_cols)
     }
 
     /// Whether a product of so many vectors goes through the tensor cores with activations in f16.
     pub(super) fn is_prompt_product(&self, w: &GpuMatrix, n_tokens: usize) -> bool {
-        self.prompts.is_some()
-            && w.format.has_gemm_quant()
-            && (self.is_hopper_product(w, n_tokens)
-                || n_tokens > w.format.gemv_vectors() && Product::takes(w.n_cols))
+        let is_for_any_gpu = || {
+            w.format.has_gemm_quant_mma() && n_tokens > w.format.gemv_vectors() && Product::takes(w.n_cols)
+        };
+        self.prompts.is_some() && (self.is_hopper_product(w, n_tokens) || is_for_any_gpu())
     }
 
     /// Makes x the input of the products that follow.

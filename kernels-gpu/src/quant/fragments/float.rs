@@ -2,11 +2,12 @@
 //! words are its columns of the first step, then those of the second.
 
 use super::{FloatFragments, Fragments, TileBytes, pick, quants_byte, row_words, split_row};
+use crate::quant::halves::WEIGHT_FACTOR;
 use crate::quant::{BF16, F16, bf16_to_f32};
 use crate::simt::prelude::*;
 
 macro_rules! float_format {
-    ($format:ty, $to_f32:expr) => {
+    ($format:ty, $to_f32:expr, $half_factor:expr, $half_word:expr) => {
         impl Fragments for $format {
             const TILE_COLS: usize = 64;
             const GROUP_COLS: usize = 32;
@@ -59,9 +60,20 @@ macro_rules! float_format {
                 let to_f32: fn(u32) -> f32 = $to_f32;
                 [to_f32(word), to_f32(word >> 16)]
             }
+
+            const HALF_FACTOR: f32 = $half_factor;
+
+            #[inline(always)]
+            fn half_word(word: u32) -> u32 {
+                let half_word: fn(u32) -> u32 = $half_word;
+                half_word(word)
+            }
         }
     };
 }
 
-float_format!(F16, |bits| f16::from_bits(bits as u16).to_f32());
-float_format!(BF16, |bits| bf16_to_f32(bits as u16));
+float_format!(F16, |bits| f16::from_bits(bits as u16).to_f32(), 1.0, |word| word);
+float_format!(BF16, |bits| bf16_to_f32(bits as u16), WEIGHT_FACTOR, |word| {
+    let [a, b] = BF16::floats(word);
+    f16x2::from_f32(a * WEIGHT_FACTOR, b * WEIGHT_FACTOR).to_bits()
+});
