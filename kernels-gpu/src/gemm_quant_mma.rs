@@ -17,7 +17,9 @@ mod unit;
 
 use crate::quant::fragments;
 use crate::quant::halves::{CHUNK_COLS, Constants, Fetched};
-use crate::quant::{BF16, F16, IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use crate::quant::{
+    BF16, F16, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+};
 use crate::simt::prelude::*;
 use crate::simt::shared;
 pub(crate) use unit::groups;
@@ -97,6 +99,8 @@ entries! {
 
 entries! {
     quants:
+    Q2_K: gemm_quant_mma_q2_k_t128, gemm_quant_mma_q2_k_t64;
+    Q3_K: gemm_quant_mma_q3_k_t128, gemm_quant_mma_q3_k_t64;
     Q4_0: gemm_quant_mma_q4_0_t128, gemm_quant_mma_q4_0_t64;
     Q4_1: gemm_quant_mma_q4_1_t128, gemm_quant_mma_q4_1_t64;
     Q5_0: gemm_quant_mma_q5_0_t128, gemm_quant_mma_q5_0_t64;

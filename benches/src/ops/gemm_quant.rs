@@ -6,7 +6,9 @@ use kernels_gpu::gemm_quant_mma::product::{GemmQuantMma, Product};
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Purpose};
 use kernels_gpu::narrow::narrow_f16;
 use kernels_gpu::quant::layout::{GpuLayout, MATRIX_ALIGN};
-use kernels_gpu::quant::{BF16, F16, IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use kernels_gpu::quant::{
+    BF16, F16, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+};
 use kernels_gpu::simt::{bf16, f16};
 use oxwarp::cuda::{Cuda, Error};
 use testkit::data::RandomBlock;
@@ -95,6 +97,8 @@ pub fn mma_cases() -> Vec<Case> {
     cases.extend([
         mma_case::<Q8_0>(shape),
         mma_case::<MXFP4>(shape),
+        mma_case::<Q2_K>(shape),
+        mma_case::<Q3_K>(shape),
         mma_case::<Q4_0>(shape),
         mma_case::<Q4_1>(shape),
         mma_case::<Q5_0>(shape),

@@ -116,6 +116,8 @@ macro_rules! formats {
 formats! {
     F16: gemm_quant_mma_f16_t128, gemm_quant_mma_f16_t64;
     BF16: gemm_quant_mma_bf16_t128, gemm_quant_mma_bf16_t64;
+    Q2_K: gemm_quant_mma_q2_k_t128, gemm_quant_mma_q2_k_t64;
+    Q3_K: gemm_quant_mma_q3_k_t128, gemm_quant_mma_q3_k_t64;
     Q4_0: gemm_quant_mma_q4_0_t128, gemm_quant_mma_q4_0_t64;
     Q4_1: gemm_quant_mma_q4_1_t128, gemm_quant_mma_q4_1_t64;
     Q5_0: gemm_quant_mma_q5_0_t128, gemm_quant_mma_q5_0_t64;

@@ -27,9 +27,9 @@ pub(crate) trait Unit: Copy {
     fn decode(&self, scales: &mut Self::Scales, constants: Constants, chunk: usize) -> Decoded;
 }
 
-/// Groups of a unit of a quantised format.
+/// Groups that a unit of a quantised format has parts of.
 pub(crate) const fn groups<Q: QuantFragments>() -> usize {
-    UNIT_COLS as usize / Q::GROUP_COLS
+    (UNIT_COLS as usize).div_ceil(Q::GROUP_COLS)
 }
 
 impl<Q: QuantFragments, const GROUPS: usize> Unit for Fetched<Q, GROUPS> {

@@ -218,6 +218,12 @@ pub trait QuantFragments: Fragments {
     /// Whether [`Self::terms`] are two, and so take fewer instructions.
     const TWO_TERMS: bool = false;
 
+    /// The second half of a group in the place of the first, of formats whose groups have 256 columns.
+    #[inline(always)]
+    fn second_half(quants: Self::Quants) -> Self::Quants {
+        quants
+    }
+
     /// What a lane holds of the scales of rows g and g + 8 for sub-blocks c, c + 4, c + 8 … of a tile.
     type Scales: Copy;
 

@@ -98,11 +98,14 @@ impl<Q: QuantFragments, const GROUPS: usize> Fetched<Q, GROUPS> {
         let (col_tile, in_tile) = ((unit / Self::TILE_UNITS) as usize, unit % Self::TILE_UNITS);
         let tile = fragments::global_tile::<Q>(w, n_cols as usize, row_tile, col_tile);
         let lane = warp::lane_id() as usize;
-        Fetched {
-            quants: core::array::from_fn(|i| Q::quants(tile, lane, in_tile as usize * GROUPS + i)),
-            scales: Q::scales(tile, lane / 4, lane % 4),
-            in_tile,
-        }
+        let quants = if Q::GROUP_COLS > UNIT_COLS as usize {
+            const { assert!(Q::GROUP_COLS <= UNIT_COLS as usize || Q::GROUPS == 1 && Self::TILE_UNITS == 2) };
+            let both = Q::quants(tile, lane, 0);
+            [if in_tile == 0 { both } else { Q::second_half(both) }; GROUPS]
+        } else {
+            core::array::from_fn(|i| Q::quants(tile, lane, in_tile as usize * GROUPS + i))
+        };
+        Fetched { quants, scales: Q::scales(tile, lane / 4, lane % 4), in_tile }
     }
 
     /// The unit's scales and offsets, times [`WEIGHT_FACTOR`].

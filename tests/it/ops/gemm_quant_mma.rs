@@ -5,7 +5,9 @@ use kernels_gpu::launch::{Device, Purpose};
 use kernels_gpu::quant::fragments::QuantFragments;
 use kernels_gpu::quant::halves::WEIGHT_FACTOR;
 use kernels_gpu::quant::layout::GpuLayout;
-use kernels_gpu::quant::{BF16, F16, IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use kernels_gpu::quant::{
+    BF16, F16, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+};
 use kernels_gpu::simt::emulator::{Access, Emulator, View};
 use testkit::compare::F16_SUBNORMAL_ROUNDING;
 use testkit::data::{RandomBlock, packed};
@@ -71,6 +73,8 @@ fn every_format() {
         )*};
     }
     every_format! {
+        Q2_K, 256;
+        Q3_K, 256;
         Q4_0, 160;
         Q4_1, 160;
         Q5_0, 160;

@@ -307,8 +307,7 @@ impl Format {
 
     /// Whether [`Self::gemm_quant_mma`] works.
     pub fn has_gemm_quant_mma(self) -> bool {
-        use GgmlType::*;
-        !matches!(self.0, F32 | Q2_K | Q3_K)
+        self.0 != GgmlType::F32
     }
 
     /// The product of a plan, on Hopper; x and its scales from `narrow_f16`.
@@ -349,6 +348,8 @@ impl Format {
         match self.0 {
             GgmlType::F16 => product.launch::<quant::F16, D>(device, y, w, x),
             GgmlType::BF16 => product.launch::<quant::BF16, D>(device, y, w, x),
+            GgmlType::Q2_K => product.launch::<quant::Q2_K, D>(device, y, w, x),
+            GgmlType::Q3_K => product.launch::<quant::Q3_K, D>(device, y, w, x),
             GgmlType::Q4_0 => product.launch::<quant::Q4_0, D>(device, y, w, x),
             GgmlType::Q4_1 => product.launch::<quant::Q4_1, D>(device, y, w, x),
             GgmlType::Q5_0 => product.launch::<quant::Q5_0, D>(device, y, w, x),

@@ -23,6 +23,15 @@ pub struct Quants {
     high: [[u32; 2]; 2],
 }
 
+impl Quants {
+    /// Those of the second 128 columns in the place of the first.
+    #[inline(always)]
+    fn second_half(self) -> Self {
+        let Self { low, high } = self;
+        Quants { low: low.map(|[.., c, d]| [c, d, 0, 0]), high: high.map(|[_, odd]| [odd, 0]) }
+    }
+}
+
 /// Piece `i` of the lower bits of a row, which begin at byte `start` of the file's block.
 #[inline(always)]
 fn pack_low(row: usize, i: usize, start: usize, file: impl Fn(usize) -> u32) -> (usize, u32) {
@@ -99,6 +108,12 @@ impl Fragments for Q2_K {
 impl QuantFragments for Q2_K {
     const SUB: usize = 16;
     const HAS_OFFSET: bool = true;
+    const MIDDLE: i32 = 2;
+
+    #[inline(always)]
+    fn second_half(quants: Quants) -> Quants {
+        quants.second_half()
+    }
 
     /// The bytes of the two halves of rows, then d and dmin.
     type Scales = [u32; 4];
@@ -220,6 +235,11 @@ pub struct Scales3 {
 impl QuantFragments for Q3_K {
     const SUB: usize = 16;
     const HAS_OFFSET: bool = false;
+
+    #[inline(always)]
+    fn second_half(quants: Quants) -> Quants {
+        quants.second_half()
+    }
 
     type Scales = Scales3;
 
