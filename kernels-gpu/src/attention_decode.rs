@@ -7,6 +7,9 @@
 
 #![allow(clippy::needless_range_loop, reason = "constant indices keep arrays in registers")]
 
+mod merge;
+
+pub use self::merge::*;
 use crate::kv_cache::{Cache, Q8_0Cache, q8_0_blocks};
 use crate::simt::prelude::*;
 
@@ -22,19 +25,6 @@ pub const MAX_HEAD_DIM: usize = 256;
 
 /// Shared memory of a block: what each warp knows of its keys.
 const SHARED_BYTES: usize = WARPS as usize * (2 + MAX_HEAD_DIM) * 4;
-
-/// Threads of a block of [`attention_merge_f32`]: eight warps, among which the parts are dealt.
-pub const MERGE_THREADS: u32 = 256;
-const MERGE_WARPS: usize = MERGE_THREADS as usize / 32;
-
-/// Parts that a warp reads ahead before it uses them.
-const MERGE_UNROLL: usize = 4;
-
-/// Elements of a part that the lanes of a warp read at once.
-const MERGE_RUN: usize = 4 * 32;
-
-/// Shared memory of a block: what each warp knows of its parts.
-const MERGE_SHARED_BYTES: usize = MERGE_WARPS * (1 + MAX_HEAD_DIM) * 4;
 
 /// The score of a key that is not there: smaller than any real one, yet its difference from itself is a number.
 const NO_SCORE: f32 = -1.0e30;
@@ -328,131 +318,6 @@ fn sum_over(value: f32, n_lanes: u32) -> f32 {
     }
     sum
 }
-
-/// y = Σ outᵢ · lᵢ · exp(mᵢ − m) / Σ lᵢ · exp(mᵢ − m) over the parts i of each head, m the largest mᵢ.
-///
-/// `y [n_tokens, n_heads, head_dim]`; `part_out [n_tokens, n_heads, n_splits, head_dim]`; `part_ml`
-/// [n_tokens, n_heads, n_splits, 2].
-///
-/// Grid: n_heads × n_tokens. Requires: head_dim a multiple of 4, at most 256; the first part of a head has at least one
-/// key (l > 0).
-/// Fast because: (1) each lane reads 16 bytes of a part, and 32 parts are in flight, so that a hundred of them take a few
-/// latencies of the L2 cache, where they still are; (2) a warp finds the largest m of 32 parts at once.
-#[kernel(threads = MERGE_THREADS, shared = MERGE_SHARED_BYTES, pdl)]
-pub fn attention_merge_f32(
-    y: Out<f32>,
-    part_out: In<f32>,
-    part_ml: In<f32>,
-    n_heads: u32,
-    n_splits: u32,
-    head_dim: u32,
-) {
-    merge(y, part_out, part_ml, n_heads, n_splits, head_dim, NO_SCORE);
-}
-
-/// As [`attention_merge_f32`], with a sink: exp(sink − m) more in the denominator, m the largest of all mᵢ and the sink.
-///
-/// `sinks [n_heads]`, one more logit for each head, which has no value.
-///
-/// Grid, Fast because: as [`attention_merge_f32`]. Requires: the same.
-#[kernel(threads = MERGE_THREADS, shared = MERGE_SHARED_BYTES, pdl)]
-pub fn attention_merge_sink_f32(
-    y: Out<f32>,
-    part_out: In<f32>,
-    part_ml: In<f32>,
-    sinks: In<f32>,
-    n_heads: u32,
-    n_splits: u32,
-    head_dim: u32,
-) {
-    // A weight, written before any launch of the step.
-    let sink = sinks.get(thread::block_idx_x() as usize);
-    merge(y, part_out, part_ml, n_heads, n_splits, head_dim, sink);
-}
-
-/// A sink of [`NO_SCORE`] counts nothing.
-#[inline(always)]
-fn merge(
-    y: Out<f32>,
-    part_out: In<f32>,
-    part_ml: In<f32>,
-    n_heads: u32,
-    n_splits: u32,
-    head_dim: u32,
-    sink: f32,
-) {
-    pdl::launch_dependents();
-    pdl::wait();
-    let mut shared = Shared::new();
-    let totals = shared.tile::<f32>(MERGE_WARPS);
-    let sums = shared.tile::<f32>(MERGE_WARPS * MAX_HEAD_DIM);
-    let (warp, lane) = (warp::warp_id() as usize, warp::lane_id() as usize);
-    let row = (thread::block_idx_y() * n_heads + thread::block_idx_x()) as usize;
-    let (n_splits, dim) = (n_splits as usize, head_dim as usize);
-    let first_part = row * n_splits;
-
-    // Every warp for itself.
-    let mut m = sink;
-    let mut split = lane;
-    while split < n_splits {
-        m = math::max(m, part_ml.get((first_part + split) * 2));
-        split += 32;
-    }
-    let m = warp::max_f32(m);
-
-    let (mut total, mut sum) = (0.0, [[0.0; 4]; MAX_HEAD_DIM / MERGE_RUN]);
-    let mut first = warp;
-    while first < n_splits {
-        // A part that is not there has no weight.
-        let mut ml = [[m, 0.0]; MERGE_UNROLL];
-        let mut outs = [[[0.0; 4]; MAX_HEAD_DIM / MERGE_RUN]; MERGE_UNROLL];
-        for u in 0..MERGE_UNROLL {
-            let part = first_part + first + u * MERGE_WARPS;
-            if first + u * MERGE_WARPS < n_splits {
-                ml[u] = part_ml.load::<2>(part * 2);
-                for run in 0..MAX_HEAD_DIM / MERGE_RUN {
-                    let dim_idx = run * MERGE_RUN + 4 * lane;
-                    if dim_idx < dim {
-                        outs[u][run] = part_out.load::<4>(part * dim + dim_idx);
-                    }
-                }
-            }
-        }
-        for u in 0..MERGE_UNROLL {
-            let [part_m, part_l] = ml[u];
-            let weight = part_l * math::exp(part_m - m);
-            total += weight;
-            for run in 0..MAX_HEAD_DIM / MERGE_RUN {
-                for i in 0..4 {
-                    sum[run][i] = math::fma(weight, outs[u][run][i], sum[run][i]);
-                }
-            }
-        }
-        first += MERGE_WARPS * MERGE_UNROLL;
-    }
-    if lane == 0 {
-        totals.set(warp, total);
-    }
-    for run in 0..MAX_HEAD_DIM / MERGE_RUN {
-        let dim_idx = run * MERGE_RUN + 4 * lane;
-        if dim_idx < dim {
-            sums.store::<4>(warp * MAX_HEAD_DIM + dim_idx, sum[run]);
-        }
-    }
-    thread::sync_threads();
-
-    let dim_idx = thread::thread_idx_x() as usize;
-    if dim_idx < dim {
-        let (mut total, mut sum) = (math::exp(sink - m), 0.0);
-        for warp in 0..MERGE_WARPS {
-            total += totals.get(warp);
-            sum += sums.get(warp * MAX_HEAD_DIM + dim_idx);
-        }
-        y.set(row * dim + dim_idx, math::div(sum, total));
-    }
-}
-
-const _: () = assert!(MERGE_THREADS as usize >= MAX_HEAD_DIM);
 
 /// Bytes that [`attention_decode_f16`] must move for one token: the keys and values of its context, read once.
 pub const fn attention_decode_bytes(n_keys: usize, n_kv_heads: usize, head_dim: usize) -> usize {

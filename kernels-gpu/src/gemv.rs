@@ -4,8 +4,8 @@
 //! [`crate::quant::fragments`]); its warps fetch their tiles some steps ahead into shared memory, across the tiles of rows too:
 //! `one` says how for one vector, `deal` for several. The tensor cores multiply, since at four bits a weight there is no
 //! time for a multiply-add each: with one vector `quant` says how with integers, `float` how with 16-bit floats, with several
-//! vectors `several`. They take the vectors in another form and order, into which a launch of its own brings them: see
-//! [`gemv_x`](self::gemv_x_f16) and the like.
+//! vectors `several`. They take the vectors in another form and order. Into that a launch of its own brings them, see
+//! [`gemv_x`](self::gemv_x_f16) and the like; or, where a kernel makes one vector for them, that kernel: see [`XPlace`].
 
 use crate::quant::fragments::{Fragments, SharedTile, TILE_ROWS};
 use crate::quant::{
@@ -15,6 +15,7 @@ use crate::simt::prelude::*;
 
 #[cfg(not(target_arch = "nvptx64"))]
 mod convert;
+mod converted;
 mod deal;
 mod f32;
 mod float;
@@ -27,6 +28,7 @@ mod x;
 
 #[cfg(not(target_arch = "nvptx64"))]
 pub use self::convert::*;
+pub use self::converted::*;
 pub use self::f32::*;
 pub use self::several::Several;
 pub use self::x::*;
@@ -55,7 +57,10 @@ pub trait Product: Fragments {
     const X_ELEMENT_BYTES: usize;
     /// Columns of x that share a scale.
     const X_SCALE_COLS: usize;
-    /// Numbers with each such stretch of a vector: its scale, and its sum where offsets need it.
+    /// Columns of x whose numbers lie together: scales, and sums, which offsets need.
+    const X_GROUP_COLS: usize;
+    /// How many numbers that are, and how many of them, from the first on, the format needs.
+    const X_GROUP_NUMBERS: usize;
     const X_NUMBERS: usize;
     /// Whether the four lanes of a row have parts of the sum; if not, each has all of it.
     const LANES_SHARE: bool;
@@ -66,8 +71,9 @@ pub trait Product: Fragments {
     /// The order of the converted vector, which formats share.
     const X_ORDER: XOrder;
 
-    /// Adds the products of a tile and x to those of rows g and g + 8. `col_tile` counts from the first that is in shared memory.
-    fn add_tile(sums: &mut [f32; 2], tile: SharedTile, x_tile: XTile, col_tile: usize);
+    /// Adds the products of a tile and x to those of rows g and g + 8. `x_place` counts the tiles that x is in shared memory
+    /// for.
+    fn add_tile(sums: &mut [f32; 2], tile: SharedTile, x_tile: XTile, x_place: usize);
 }
 
 /// The converted vectors in global memory.

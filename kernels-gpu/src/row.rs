@@ -67,6 +67,26 @@ impl<const UNITS: usize, const GROUP: usize> Kept<UNITS, GROUP> {
         row
     }
 
+    /// f(u, elements of both rows) for the units of this and another row that are in registers, `GROUP` at a time, as long as any
+    /// thread has one below `end`; zeros past the rows.
+    #[inline(always)]
+    pub fn zip(&self, other: &Self, end: usize, f: impl Fn(usize, [[f32; 4]; GROUP], [[f32; 4]; GROUP])) {
+        let mut first = 0;
+        while first < UNITS {
+            if first * STEP < end {
+                let (mut mine, mut others) = ([[0.0; 4]; GROUP], [[0.0; 4]; GROUP]);
+                let mut u = 0;
+                while u < GROUP {
+                    mine[u] = self.units[first + u];
+                    others[u] = other.units[first + u];
+                    u += 1;
+                }
+                f(first, mine, others);
+            }
+            first += GROUP;
+        }
+    }
+
     #[inline(always)]
     fn read(&mut self, load: impl Fn(usize) -> [f32; 4]) {
         let mut u = 0;
@@ -81,7 +101,7 @@ impl<const UNITS: usize, const GROUP: usize> Kept<UNITS, GROUP> {
 
 /// Index in the row of the first element of the thread's unit.
 #[inline(always)]
-fn index(unit: usize) -> usize {
+pub fn index(unit: usize) -> usize {
     unit * STEP + thread::thread_idx_x() as usize * 4
 }
 

@@ -1,13 +1,15 @@
-//! `attention_decode`: one token over a long context, parts and merge.
+//! `attention_decode`: one token over a long context, parts and merge, which also converts its row for a product.
 
 use kernels_gpu::attention_decode::{
-    attention_decode_bytes, attention_decode_f16, attention_decode_flops, attention_merge_f32,
+    attention_decode_bytes, attention_decode_f16, attention_decode_flops, attention_merge_f32_converted,
 };
 use kernels_gpu::attention_decode_mma::{self, *};
+use kernels_gpu::gemv::XOrder;
 use kernels_gpu::launch::{Device, Grid};
 use oxwarp::cuda::{Cuda, Error};
 
 use super::attention::{self, Cache, Composition};
+use super::converted::{Converted, Place};
 use crate::case::{Case, Check, Peer, Subject, Work, allowed};
 use crate::error::Result;
 use crate::lab::{Lab, Sets};
@@ -69,6 +71,7 @@ struct Decode {
     y: Sets<f32>,
     part_out: Sets<f32>,
     part_ml: Sets<f32>,
+    converted: Converted,
     peer: Composition,
 }
 
@@ -84,6 +87,7 @@ impl Decode {
             y: lab.zeros(cache.n_sets, n)?,
             part_out: lab.zeros(1, n * n_splits)?,
             part_ml: lab.zeros(1, shape.n_heads * n_splits * 2)?,
+            converted: Converted::new(lab, XOrder::Fixed, 1, n)?,
             peer: Composition::new(lab, &cache)?,
             cache,
         })
@@ -131,13 +135,17 @@ impl Subject for Decode {
             (_, 128) => launch!(attention_decode_mma_f16_d128, n_kv_heads),
             _ => unreachable!("a shape with heads of {head_dim}"),
         }?;
-        let merge = attention_merge_f32 {
+        let Place { words, numbers, order } = self.converted.place(0);
+        let merge = attention_merge_f32_converted {
             y: self.y.get_mut(set),
+            words,
+            numbers,
             part_out: self.part_out.get(0),
             part_ml: self.part_ml.get(0),
             n_heads,
             n_splits,
             head_dim,
+            order,
         };
         device.launch(merge, Grid::xy(n_heads, 1))
     }

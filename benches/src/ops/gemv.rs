@@ -1,4 +1,5 @@
-//! `gemv`: every format at the shapes of an 8B model and a large head; some with several vectors. What is measured is the
+//! `gemv`: every format at the shapes of an 8B model and a large head; some with several vectors. With one vector the product
+//! is measured, of x in the form that it takes: in a model the kernel that makes x writes it so. With several it is the
 //! conversion of the vectors and the product, two launches.
 
 use kernels_gpu::gemv::*;
@@ -206,8 +207,9 @@ struct Gemv<B: RandomBlock + GpuLayout> {
     w: DeviceBuffer<u8>,
     matrix_bytes: usize,
     x: Sets<f32>,
-    x_words: DeviceBuffer<u32>,
-    x_numbers: DeviceBuffer<f32>,
+    /// x converted: of several vectors by each launch, of one before all.
+    x_words: Sets<u32>,
+    x_numbers: Sets<f32>,
     peer: Option<Box<dyn PeerBuffers>>,
 }
 
@@ -228,6 +230,14 @@ impl<B: RandomBlock + GpuLayout> Gemv<B> {
             Some((order, max_vectors)) => order.len(max_vectors, n_cols),
             None => [0; 2],
         };
+        let (mut x_words, mut x_numbers) = (lab.zeros(n_sets, n_words)?, lab.zeros(n_sets, n_numbers)?);
+        let x = lab.normal(n_sets, n_vectors * n_cols)?;
+        if let Some((order, 1)) = kernel.1 {
+            for set in 0..n_sets {
+                let (words, numbers) = (x_words.get_mut(set), x_numbers.get_mut(set));
+                gemv_x(device, order, words, numbers, x.get(set), [1, 1, n_cols])?;
+            }
+        }
         Ok(Gemv {
             shape,
             kernel,
@@ -238,9 +248,9 @@ impl<B: RandomBlock + GpuLayout> Gemv<B> {
             weights,
             w,
             matrix_bytes,
-            x: lab.normal(n_sets, n_vectors * n_cols)?,
-            x_words: device.alloc(n_words, Purpose::Other)?,
-            x_numbers: device.alloc(n_numbers, Purpose::Other)?,
+            x,
+            x_words,
+            x_numbers,
             peer: peer.map(|make| make(lab, n_sets, [n_rows, n_cols])).transpose()?,
         })
     }
@@ -264,9 +274,9 @@ impl<B: RandomBlock + GpuLayout> Subject for Gemv<B> {
     fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
         let (multiply, order, _) = self.kernel;
         let x = self.x.get(set);
-        if let Some((order, max_vectors)) = order {
-            let [n_vectors, _, n_cols] = self.shape;
-            let (words, numbers) = (&mut self.x_words, &mut self.x_numbers);
+        let [n_vectors, _, n_cols] = self.shape;
+        if let (Some((order, max_vectors)), 2..) = (order, n_vectors) {
+            let (words, numbers) = (self.x_words.get_mut(set), self.x_numbers.get_mut(set));
             gemv_x(device, order, words, numbers, x, [n_vectors, max_vectors, n_cols])?;
         }
         let start = set * self.matrix_bytes;
@@ -274,8 +284,8 @@ impl<B: RandomBlock + GpuLayout> Subject for Gemv<B> {
             y: self.y.get_mut(set),
             w: self.w.slice(start..start + self.matrix_bytes),
             x,
-            x_words: &self.x_words,
-            x_numbers: &self.x_numbers,
+            x_words: self.x_words.get(set),
+            x_numbers: self.x_numbers.get(set),
             shape: self.shape.map(|n| n as u32),
         };
         multiply(device, args, self.grid)

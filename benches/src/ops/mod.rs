@@ -11,6 +11,7 @@ mod attention_prefill;
 mod attention_wgmma;
 mod bias;
 mod convert;
+mod converted;
 mod embedding;
 mod gelu;
 mod gemm_mma;

@@ -1,11 +1,16 @@
-//! `rmsnorm`: one token, and a prefill's; alone and with the residual's addition.
+//! `rmsnorm`: one token, and a prefill's; alone and with the residual's addition; of one token also converted for products.
 
+use kernels_gpu::gemv::XOrder;
 use kernels_gpu::launch::{Device, Grid};
-use kernels_gpu::rmsnorm::{rmsnorm_add_bytes, rmsnorm_add_f32, rmsnorm_bytes, rmsnorm_f32, rmsnorm_flops};
+use kernels_gpu::rmsnorm::{
+    rmsnorm_add_bytes, rmsnorm_add_f32, rmsnorm_add_f32_converted, rmsnorm_bytes, rmsnorm_converted_bytes,
+    rmsnorm_f32, rmsnorm_f32_converted, rmsnorm_flops,
+};
 use oxwarp::cuda::{Cuda, Error};
 use testkit::reference;
 
 use super::CHECKED_ROWS;
+use super::converted::{Converted, Place};
 use crate::case::{Case, Check, Subject, Work, allowed};
 use crate::data::read;
 use crate::error::Result;
@@ -16,15 +21,23 @@ const SHAPES: [[usize; 2]; 3] = [[1, 4096], [512, 4096], [4096, 4096]];
 const EPS: f32 = 1e-5;
 
 pub fn cases() -> Vec<Case> {
-    SHAPES.into_iter().flat_map(|shape| [case(shape, false), case(shape, true)]).collect()
+    let one = [1, 4096];
+    let each = |shape| [false, true].map(|with_add| case(shape, with_add, None));
+    let converted = [false, true].map(|with_add| case(one, with_add, Some(XOrder::Fixed)));
+    SHAPES.into_iter().flat_map(each).chain(converted).collect()
 }
 
-fn case(shape: [usize; 2], with_add: bool) -> Case {
+fn case(shape: [usize; 2], with_add: bool, order: Option<XOrder>) -> Case {
     let [n_rows, dim] = shape;
-    let bytes = if with_add { rmsnorm_add_bytes(n_rows, dim) } else { rmsnorm_bytes(n_rows, dim) };
+    let bytes = match order {
+        Some(order) => rmsnorm_converted_bytes(dim, with_add, order),
+        None if with_add => rmsnorm_add_bytes(n_rows, dim),
+        None => rmsnorm_bytes(n_rows, dim),
+    };
     let work = Work::copying(bytes, rmsnorm_flops(n_rows, dim, with_add));
-    let name = format!("f32 {}{n_rows}x{dim}", if with_add { "add " } else { "" });
-    Case::new("rmsnorm", name, work, move |lab| Rmsnorm::new(lab, shape, with_add))
+    let converted = if order.is_some() { " converted" } else { "" };
+    let name = format!("f32 {}{n_rows}x{dim}{converted}", if with_add { "add " } else { "" });
+    Case::new("rmsnorm", name, work, move |lab| Rmsnorm::new(lab, shape, with_add, order))
 }
 
 struct Rmsnorm {
@@ -35,12 +48,14 @@ struct Rmsnorm {
     x: Sets<f32>,
     branch: Option<Sets<f32>>,
     w: Sets<f32>,
+    /// One row, converted.
+    converted: Option<Converted>,
     /// The checked rows of x before the launch.
     before: Vec<f64>,
 }
 
 impl Rmsnorm {
-    fn new(lab: &Lab, shape: [usize; 2], with_add: bool) -> Result<Self> {
+    fn new(lab: &Lab, shape: [usize; 2], with_add: bool, order: Option<XOrder>) -> Result<Self> {
         let [n_rows, dim] = shape;
         let n = n_rows * dim;
         let n_sets = lab.n_sets(4 * n * if with_add { 3 } else { 2 });
@@ -51,6 +66,7 @@ impl Rmsnorm {
             x: lab.normal(n_sets, n)?,
             branch: if with_add { Some(lab.normal(n_sets, n)?) } else { None },
             w: lab.normal(n_sets, dim)?,
+            converted: order.map(|order| Converted::new(lab, order, n_sets, dim)).transpose()?,
             before: Vec::new(),
         })
     }
@@ -72,6 +88,20 @@ impl Subject for Rmsnorm {
     fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
         let (grid, dim, eps) = (Grid::x(self.shape[0] as u32), self.shape[1] as u32, EPS);
         let (y, w) = (self.y.get_mut(set), self.w.get(set));
+        if let Some(converted) = &mut self.converted {
+            let Place { words, numbers, order } = converted.place(set);
+            return match &self.branch {
+                None => {
+                    let x = self.x.get(set);
+                    device.launch(rmsnorm_f32_converted { y, words, numbers, x, w, dim, eps, order }, grid)
+                }
+                Some(branch) => {
+                    let (x, branch) = (self.x.get_mut(set), branch.get(set));
+                    let norm = rmsnorm_add_f32_converted { y, words, numbers, x, branch, w, dim, eps, order };
+                    device.launch(norm, grid)
+                }
+            };
+        }
         match &self.branch {
             None => device.launch(rmsnorm_f32 { y, x: self.x.get(set), w, dim, eps }, grid),
             Some(branch) => {

@@ -1,10 +1,14 @@
-//! `swiglu`: the gated activation of a prefill.
+//! `swiglu`: the gated activation of a prefill, and of one token, also converted for a product.
 
+use kernels_gpu::gemv::{XOrder, gemv_x_blocks};
 use kernels_gpu::launch::{Device, Grid};
-use kernels_gpu::swiglu::{swiglu_blocks, swiglu_bytes, swiglu_f32};
+use kernels_gpu::swiglu::{
+    swiglu_blocks, swiglu_bytes, swiglu_converted_bytes, swiglu_f32, swiglu_f32_converted,
+};
 use oxwarp::cuda::{Cuda, Error};
 use testkit::reference;
 
+use super::converted::{Converted, Place};
 use super::{CHECKED_ROWS, ELEMENTWISE};
 use crate::case::{Case, Check, Subject, Work, allowed};
 use crate::data::read;
@@ -15,13 +19,17 @@ use crate::lab::{Lab, Sets};
 const FLOPS_PER_ELEMENT: usize = 5;
 
 pub fn cases() -> Vec<Case> {
-    let case = |[n_tokens, dim]: [usize; 2]| {
-        let n = n_tokens * dim;
-        let work = Work::copying(swiglu_bytes(n), FLOPS_PER_ELEMENT * n);
-        let name = format!("f32 {n_tokens}x{dim}");
-        Case::new("swiglu", name, work, move |lab| Swiglu::new(lab, n, CHECKED_ROWS * dim))
-    };
-    ELEMENTWISE.into_iter().map(case).collect()
+    let one = [1, 14336];
+    let cases = ELEMENTWISE.into_iter().chain([one]).map(|shape| case(shape, None));
+    cases.chain([case(one, Some(XOrder::Fixed))]).collect()
+}
+
+fn case([n_tokens, dim]: [usize; 2], order: Option<XOrder>) -> Case {
+    let n = n_tokens * dim;
+    let bytes = order.map_or(swiglu_bytes(n), |order| swiglu_converted_bytes(n, order));
+    let work = Work::copying(bytes, FLOPS_PER_ELEMENT * n);
+    let name = format!("f32 {n_tokens}x{dim}{}", if order.is_some() { " converted" } else { "" });
+    Case::new("swiglu", name, work, move |lab| Swiglu::new(lab, n, n_tokens.min(CHECKED_ROWS) * dim, order))
 }
 
 struct Swiglu {
@@ -31,13 +39,15 @@ struct Swiglu {
     y: Sets<f32>,
     gate: Sets<f32>,
     up: Sets<f32>,
+    converted: Option<Converted>,
 }
 
 impl Swiglu {
-    fn new(lab: &Lab, n: usize, n_checked: usize) -> Result<Self> {
+    fn new(lab: &Lab, n: usize, n_checked: usize, order: Option<XOrder>) -> Result<Self> {
         let n_sets = lab.n_sets(3 * 4 * n);
         let (gate, up) = (lab.normal(n_sets, n)?, lab.normal(n_sets, n)?);
-        Ok(Swiglu { n, n_checked, n_sets, y: lab.zeros(n_sets, n)?, gate, up })
+        let converted = order.map(|order| Converted::new(lab, order, n_sets, n)).transpose()?;
+        Ok(Swiglu { n, n_checked, n_sets, y: lab.zeros(n_sets, n)?, gate, up, converted })
     }
 }
 
@@ -52,8 +62,13 @@ impl Subject for Swiglu {
 
     fn launch(&mut self, device: &Cuda, set: usize) -> Result<(), Error> {
         let (y, gate, up) = (self.y.get_mut(set), self.gate.get(set), self.up.get(set));
-        let grid = Grid::x(swiglu_blocks(self.n) as u32);
-        device.launch(swiglu_f32 { y, gate, up, n: self.n as u32 }, grid)
+        let n = self.n as u32;
+        let Some(converted) = &mut self.converted else {
+            return device.launch(swiglu_f32 { y, gate, up, n }, Grid::x(swiglu_blocks(self.n) as u32));
+        };
+        let Place { words, numbers, order } = converted.place(set);
+        let gated = swiglu_f32_converted { y, words, numbers, gate, up, n, order };
+        device.launch(gated, Grid::x(gemv_x_blocks(1, self.n) as u32))
     }
 
     fn reset(&mut self, device: &Cuda) -> Result<()> {

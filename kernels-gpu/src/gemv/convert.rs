@@ -1,8 +1,8 @@
 //! The launch of a conversion.
 
 use super::{
-    XOrder, gemv_x_16, gemv_x_16_sums, gemv_x_32, gemv_x_32_sums, gemv_x_bf16, gemv_x_blocks, gemv_x_f16,
-    gemv_x_one, gemv_x_one_16, gemv_x_one_32, gemv_x_two, gemv_x_two_16, gemv_x_two_32, gemv_x_two_bf16,
+    XOrder, gemv_x_bf16, gemv_x_blocks, gemv_x_f16, gemv_x_fixed, gemv_x_one, gemv_x_one_16, gemv_x_one_32,
+    gemv_x_two, gemv_x_two_16, gemv_x_two_32, gemv_x_two_bf16,
 };
 use crate::launch::{Device, DeviceSlice, Grid};
 
@@ -32,10 +32,7 @@ pub fn gemv_x<D: Device>(
     match order {
         XOrder::F16 => launch!(gemv_x_f16),
         XOrder::BF16 => launch!(gemv_x_bf16),
-        XOrder::Fixed { stretch: 16, has_sums: false } => launch!(gemv_x_16),
-        XOrder::Fixed { stretch: 16, has_sums: true } => launch!(gemv_x_16_sums),
-        XOrder::Fixed { has_sums: false, .. } => launch!(gemv_x_32),
-        XOrder::Fixed { has_sums: true, .. } => launch!(gemv_x_32_sums),
+        XOrder::Fixed => launch!(gemv_x_fixed),
         XOrder::Parts { is_bf16: true, .. } => launch!(gemv_x_two_bf16),
         XOrder::Parts { n_parts: 1, sum_cols: 0, .. } => launch!(gemv_x_one),
         XOrder::Parts { n_parts: 1, sum_cols: 16, .. } => launch!(gemv_x_one_16),

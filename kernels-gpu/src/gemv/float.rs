@@ -6,13 +6,14 @@
 
 use super::one::XTile;
 use super::parts::PartFloat;
-use super::{Product, Vectors, XOrder};
+use super::{Product, XOrder};
 use crate::quant::fragments::{Fragments, SharedTile};
 use crate::quant::{BF16, F16};
 use crate::simt::prelude::*;
 
-/// Steps of a tile.
+/// Steps of a tile, and its columns.
 const STEPS: usize = 4;
+pub const TILE_COLS: usize = 16 * STEPS;
 
 /// Relative errors of rounding to f16 and to bf16.
 pub const F16_ROUNDING: f64 = 1.0 / (1 << 11) as f64;
@@ -38,7 +39,9 @@ macro_rules! float_product {
         impl Product for $format {
             const X_ERROR: [f64; 2] = $error;
             const X_ELEMENT_BYTES: usize = 4;
-            const X_SCALE_COLS: usize = Self::TILE_COLS;
+            const X_SCALE_COLS: usize = TILE_COLS;
+            const X_GROUP_COLS: usize = TILE_COLS;
+            const X_GROUP_NUMBERS: usize = 1;
             const X_NUMBERS: usize = 1;
             const LANES_SHARE: bool = false;
             // The sums of a tile's products with hi and with lo, and the sum of these two.
@@ -48,8 +51,8 @@ macro_rules! float_product {
             const X_ORDER: XOrder = XOrder::$order;
 
             #[inline(always)]
-            fn add_tile(sums: &mut [f32; 2], tile: SharedTile, x_tile: XTile, col_tile: usize) {
-                add_products::<Self>(sums, tile, x_tile, col_tile);
+            fn add_tile(sums: &mut [f32; 2], tile: SharedTile, x_tile: XTile, x_place: usize) {
+                add_products::<Self>(sums, tile, x_tile, x_place);
             }
         }
     };
@@ -64,23 +67,34 @@ fn b_place(step: usize, p: usize, c: usize) -> usize {
     (2 * step + p) * 8 + 2 * c
 }
 
-/// Converts four columns, those of thread i of as many as there are; zeros where there are none. The scale of a tile of columns is
-/// the number of that tile.
+/// What a lane has of a tile of columns.
+#[derive(Clone, Copy)]
+pub struct Converted {
+    /// Of the high parts, and of the low ones.
+    words: [[u32; 2]; 2],
+    scale: f32,
+}
+
+/// Converts four columns. Neighbouring lanes of a whole warp have neighbouring ones; sixteen lanes have a tile's columns.
 #[inline(always)]
-pub fn convert<Q: Float>(to: (Out<u32>, Out<f32>), x: Vectors, i: usize) {
-    // Sixteen lanes have a tile's columns.
-    let (c, step) = (i % 4, i / 4);
-    let values = x.padded_quad(step * 16 + 4 * c);
+pub fn convert<Q: Float>(values: [f32; 4]) -> Converted {
     let (scale, inverse) = if Q::SCALES_X { scale_of(values) } else { (1.0, 1.0) };
     let [near, far] = [
         Q::Half::split(values[0] * inverse, values[1] * inverse),
         Q::Half::split(values[2] * inverse, values[3] * inverse),
     ];
-    let (words, numbers) = to;
-    words.store::<2>(b_place(step, 0, c), [near[0], far[0]]);
-    words.store::<2>(b_place(step, 1, c), [near[1], far[1]]);
+    Converted { words: [[near[0], far[0]], [near[1], far[1]]], scale }
+}
+
+/// Stores columns 4 i to 4 i + 3; the scale of a tile is its number.
+#[inline(always)]
+#[track_caller]
+pub fn store((words, numbers): (Out<u32>, Out<f32>), i: usize, converted: Converted) {
+    let (c, step) = (i % 4, i / 4);
+    words.store::<2>(b_place(step, 0, c), converted.words[0]);
+    words.store::<2>(b_place(step, 1, c), converted.words[1]);
     if i.is_multiple_of(16) {
-        numbers.set(i / 16, scale);
+        numbers.set(i / 16, converted.scale);
     }
 }
 
@@ -96,14 +110,13 @@ fn scale_of(values: [f32; 4]) -> (f32, f32) {
     largest = larger(largest, warp::shuffle_xor(largest, 4));
     largest = larger(largest, warp::shuffle_xor(largest, 8));
     let exponent = largest >> 23; // 127 more than that of the power below the largest
-    if exponent <= 14 {
-        return (0.0, 0.0);
-    }
-    (f32::from_bits((exponent - 14) << 23), f32::from_bits((2 * 127 + 14 - exponent) << 23))
+    let power = |exponent: u32| f32::from_bits(exponent.wrapping_shl(23));
+    let scales = (power(exponent.wrapping_sub(14)), power((2 * 127 + 14u32).wrapping_sub(exponent)));
+    if exponent <= 14 { (0.0, 0.0) } else { scales }
 }
 
 #[inline(always)]
-fn add_products<Q: Float>(sums: &mut [f32; 2], tile: SharedTile, x_tile: XTile, col_tile: usize) {
+fn add_products<Q: Float>(sums: &mut [f32; 2], tile: SharedTile, x_tile: XTile, x_place: usize) {
     let lane = warp::lane_id() as usize;
     let (g, c) = (lane / 4, lane % 4);
     let mut products = [0.0; 4];
@@ -112,11 +125,11 @@ fn add_products<Q: Float>(sums: &mut [f32; 2], tile: SharedTile, x_tile: XTile, 
         let quants = Q::quants(tile, lane, step / Q::GROUP_STEPS);
         let a = Q::words(&quants, step % Q::GROUP_STEPS);
         // The two columns come four times.
-        let b = x_tile.words.load::<2>(b_place(col_tile * STEPS + step, g % 2, c));
+        let b = x_tile.words.load::<2>(b_place(x_place * STEPS + step, g % 2, c));
         products = Q::Half::mma(a, b, products);
         step += 1;
     }
-    let scale = if Q::SCALES_X { x_tile.numbers.get(col_tile) } else { 1.0 };
+    let scale = if Q::SCALES_X { x_tile.numbers.get(x_place) } else { 1.0 };
     let mut half = 0;
     while half < 2 {
         let product = products[2 * half] + products[2 * half + 1];

@@ -1,5 +1,5 @@
 //! The kernel for one vector: the warps of a block share the columns of a tile of rows, so that a block reads long runs of bytes;
-//! x lies in shared memory.
+//! each has its columns of x in shared memory.
 
 use core::marker::PhantomData;
 
@@ -18,7 +18,7 @@ const N_SUMS: usize = WARPS * TILE_ROWS;
 /// Places for them: with two, warps that add up a tile of rows are not disturbed by those that have finished the next.
 const SUMS_PLACES: usize = 2;
 
-/// The part of x that is in shared memory, in the order that the format's product wants.
+/// The part of x that is in shared memory, in the order that the format's product wants: for each warp's tiles by itself.
 #[derive(Clone, Copy)]
 pub struct XTile {
     pub words: Tile<u32>,
@@ -31,9 +31,14 @@ const fn x_cols<Q: Product>() -> usize {
     X_BYTES / Q::X_ELEMENT_BYTES
 }
 
+/// Tiles of a warp that x is in shared memory for, one after the other.
+const fn part_tiles<Q: Product>() -> usize {
+    x_cols::<Q>() / Q::TILE_COLS / WARPS
+}
+
 /// Numbers with them.
 const fn x_numbers<Q: Product>() -> usize {
-    x_cols::<Q>() / Q::X_SCALE_COLS * Q::X_NUMBERS
+    x_cols::<Q>() / Q::X_GROUP_COLS * Q::X_NUMBERS
 }
 
 const fn depth<Q: Product>() -> usize {
@@ -47,6 +52,8 @@ pub const fn shared_bytes<Q: Product>() -> usize {
         + shared::tile_bytes::<f32>(x_numbers::<Q>())
         + shared::tile_bytes::<f32>(SUMS_PLACES * N_SUMS);
     assert!(bytes <= SHARED_BYTES_MAX);
+    assert!(Q::X_NUMBERS == 1 || x_numbers::<Q>() <= NUMBER_PIECES * 4 * THREADS as usize);
+    assert!(Q::X_NUMBERS > 1 || x_numbers::<Q>() <= THREADS as usize);
     bytes
 }
 
@@ -95,18 +102,20 @@ pub fn gemv<Q: Product>(matrices: [Matrix; MATRICES], x: X) {
     let mut first = 0;
     while first < work.col_tiles {
         let n_tiles = work.tiles_from(first);
-        thread::sync_threads();
-        copy_x::<Q>(x_tile, x, first as usize * Q::TILE_COLS, n_tiles as usize * Q::TILE_COLS);
-        thread::sync_threads();
+        warp::sync();
+        copy_x::<Q>(x_tile, x, first as usize, n_tiles as usize);
+        warp::sync();
         let mut row_tile = thread::block_idx_x();
         while row_tile < work.row_tiles {
             let mut sums = [0.0; 2];
             let mut col_tile = warp::warp_id();
+            let mut x_place = warp::warp_id() as usize * part_tiles::<Q>();
             while col_tile < n_tiles {
                 ring.wait();
-                Q::add_tile(&mut sums, ring.tile(), x_tile, col_tile as usize);
+                Q::add_tile(&mut sums, ring.tile(), x_tile, x_place);
                 ring.advance();
                 col_tile += WARPS as u32;
+                x_place += 1;
             }
             let (Matrix { y, n_rows, y_start, .. }, tile_of_matrix) = work.matrix(row_tile);
             let first_row = tile_of_matrix as usize * TILE_ROWS;
@@ -124,40 +133,101 @@ pub fn gemv<Q: Product>(matrices: [Matrix; MATRICES], x: X) {
     }
 }
 
-/// 16-byte pieces of x that a thread has on their way at once.
-const X_PIECES: usize = X_BYTES / 16 / THREADS as usize;
-
-/// Brings columns `first_col` to `first_col + n_cols` of x to shared memory. Not by asynchronous copies: to wait for
-/// these is to wait for all the tiles begun before.
+/// Brings x for the warp's tiles of a pass to the warp's part of shared memory, of `n_tiles` from `first` on. No other warp
+/// needs it, so none waits for another. Not by asynchronous copies: to wait for these is to wait for all the tiles begun
+/// before.
 #[inline(always)]
-fn copy_x<Q: Product>(x_tile: XTile, x: X, first_col: usize, n_cols: usize) {
-    let words = |n_cols: usize| n_cols * Q::X_ELEMENT_BYTES / 4;
-    let (start, n_words) = (words(first_col), words(n_cols));
-    let first = thread::thread_idx_x() as usize * 4;
-    let mut pieces = [[0; 4]; X_PIECES];
-    let mut turn = 0;
-    while turn < X_PIECES {
-        let word = first + turn * THREADS as usize * 4;
-        if word < n_words {
-            pieces[turn] = x.words.load::<4>(x.first_word + start + word);
-        }
-        turn += 1;
+fn copy_x<Q: Product>(x_tile: XTile, x: X, first: usize, n_tiles: usize) {
+    let tile_words = Q::TILE_COLS * Q::X_ELEMENT_BYTES / 4;
+    let words = Span { first, n_tiles, tile_groups: 1, group_len: tile_words, taken: tile_words };
+    let tile_groups = Q::TILE_COLS / Q::X_GROUP_COLS;
+    let numbers = Span { first, n_tiles, tile_groups, group_len: Q::X_GROUP_NUMBERS, taken: Q::X_NUMBERS };
+    let part = warp::warp_id() as usize * part_tiles::<Q>();
+    let pieces = Pieces::<u32, 4, X_PIECES>::load(words, x.words, x.first_word);
+    if Q::X_NUMBERS.is_multiple_of(4) {
+        let pieces = Pieces::<f32, 4, NUMBER_PIECES>::load(numbers, x.numbers, x.first_number);
+        pieces.store(x_tile.numbers, part * numbers.tile_len());
+    } else {
+        let pieces = Pieces::<f32, 1, 1>::load(numbers, x.numbers, x.first_number);
+        pieces.store(x_tile.numbers, part * numbers.tile_len());
     }
-    let numbers = |n_cols: usize| n_cols / Q::X_SCALE_COLS * Q::X_NUMBERS;
-    let (start, n_numbers) = (numbers(first_col), numbers(n_cols));
-    // Past the last one there may be others, or the padding, up to whole pieces.
-    let mut number = first;
-    while number < n_numbers {
-        x_tile.numbers.store::<4>(number, x.numbers.load::<4>(x.first_number + start + number));
-        number += THREADS as usize * 4;
-    }
-    let mut turn = 0;
-    while turn < X_PIECES {
-        let word = first + turn * THREADS as usize * 4;
-        if word < n_words {
-            x_tile.words.store::<4>(word, pieces[turn]);
+    pieces.store(x_tile.words, part * words.tile_len());
+}
+
+/// Pieces of x, and of its numbers, that a lane brings; where numbers come one by one, it is one.
+const X_PIECES: usize = X_BYTES / 16 / THREADS as usize;
+const NUMBER_PIECES: usize = X_PIECES.div_ceil(4);
+
+/// Elements of the tiles of a pass. Each tile has groups of them, of which so many are taken, from the first on.
+#[derive(Clone, Copy)]
+struct Span {
+    first: usize,
+    n_tiles: usize,
+    tile_groups: usize,
+    group_len: usize,
+    taken: usize,
+}
+
+/// What a lane has on its way to shared memory: in each turn `N` neighbours among the elements of the warp's tiles.
+struct Pieces<T, const N: usize, const TURNS: usize> {
+    span: Span,
+    values: [[T; N]; TURNS],
+}
+
+impl<T: Element, const N: usize, const TURNS: usize> Pieces<T, N, TURNS> {
+    #[inline(always)]
+    #[track_caller]
+    fn load(span: Span, from: In<T>, start: usize) -> Self {
+        let mut values = [[T::ZERO; N]; TURNS];
+        let mut turn = 0;
+        while turn < TURNS {
+            let i = Self::index(turn);
+            if span.tile_of(i) < span.n_tiles {
+                values[turn] = from.load::<N>(start + span.source(i));
+            }
+            turn += 1;
         }
-        turn += 1;
+        Self { span, values }
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn store(self, to: Tile<T>, start: usize) {
+        let mut turn = 0;
+        while turn < TURNS {
+            let i = Self::index(turn);
+            if self.span.tile_of(i) < self.span.n_tiles {
+                to.store::<N>(start + i, self.values[turn]);
+            }
+            turn += 1;
+        }
+    }
+
+    /// The first of a turn's elements among all of the warp's tiles.
+    #[inline(always)]
+    fn index(turn: usize) -> usize {
+        (turn * warp::SIZE as usize + warp::lane_id() as usize) * N
+    }
+}
+
+impl Span {
+    /// Elements taken of a tile.
+    #[inline(always)]
+    fn tile_len(self) -> usize {
+        self.tile_groups * self.taken
+    }
+
+    /// The tile of the pass that element `i` of the warp's tiles belongs to.
+    #[inline(always)]
+    fn tile_of(self, i: usize) -> usize {
+        warp::warp_id() as usize + i / self.tile_len() * WARPS
+    }
+
+    /// Where that element is.
+    #[inline(always)]
+    fn source(self, i: usize) -> usize {
+        let group = (self.first + self.tile_of(i)) * self.tile_groups + i / self.taken % self.tile_groups;
+        group * self.group_len + i % self.taken
     }
 }
 

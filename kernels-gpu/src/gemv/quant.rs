@@ -1,16 +1,26 @@
 //! Products of quantised weights and one vector: integers on the tensor cores.
 //!
-//! x is put into fixed point, with a scale for the stretch that shares a scale of the weights: x ≈ s · (256 · hi + lo), hi
-//! and lo signed bytes, which leaves 16 bits of the largest element. Both are columns of one matrix b, so one `mma` makes
-//! Σ q · hi and Σ q · lo; 256 times the one plus the other is Σ q · x / s exactly, in 32 bits. Eight columns hold four
-//! stretches, each with zeros in the `mma` of the others: so the four lanes of a row have one stretch each to scale. An offset is multiplied with Σ x of the stretch, as exact.
+//! x is put into fixed point, with a scale for each stretch of 32 columns: x ≈ s · (256 · hi + lo), hi and lo signed bytes,
+//! which leaves 16 bits of the largest element. It is the same for all formats, so that whoever makes x need not know who
+//! reads it. Both are columns of one matrix b, so one `mma` makes Σ q · hi and Σ q · lo; 256 times the one plus the other
+//! is Σ q · x / s exactly, in 32 bits. Eight columns hold four sub-blocks of the weights, 16 or 32 columns that share a scale
+//! of theirs, each with zeros in the `mma` of the others: so the four lanes of a row have one sub-block each to scale. An
+//! offset is multiplied with Σ x of the sub-block, as exact.
 
 use super::one::XTile;
-use super::{Product, Vectors, XOrder};
+use super::{Product, XOrder};
 use crate::quant::fragments::{Fragments, QuantFragments, SharedTile};
 use crate::quant::{IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use crate::simt::prelude::*;
 
+/// Columns of a stretch of x.
+pub const STRETCH: usize = 32;
+/// Columns of four stretches, which are one matrix b for sub-blocks of 32 columns; and their numbers: for each of them its
+/// scale and the scale times its sum; then for each the scale times the sums of its halves.
+pub const GROUP_COLS: usize = 4 * STRETCH;
+pub const GROUP_NUMBERS: usize = 16;
+/// Numbers of a group without the sums of halves.
+const NUMBERS_WITHOUT_HALVES: usize = 8;
 /// The largest quant of x: 127 · 256, so that hi, rounded, fits a byte.
 const LARGEST: f32 = 32512.0;
 /// Where the largest magnitude of a stretch is below, all of it counts as zero.
@@ -24,19 +34,22 @@ macro_rules! quant_product {
             // Half of one in LARGEST, and 1.5 % more for the roundings of the scale, its reciprocal and the product.
             const X_ERROR: [f64; 2] = [0.0, 1.0 / 64000.0];
             const X_ELEMENT_BYTES: usize = 2;
-            const X_SCALE_COLS: usize = Self::SUB;
-            const X_NUMBERS: usize = if Self::HAS_OFFSET { 2 } else { 1 };
+            const X_SCALE_COLS: usize = STRETCH;
+            const X_GROUP_COLS: usize = GROUP_COLS;
+            const X_GROUP_NUMBERS: usize = GROUP_NUMBERS;
+            const X_NUMBERS: usize =
+                if Self::HAS_OFFSET && Self::SUB < STRETCH { GROUP_NUMBERS } else { NUMBERS_WITHOUT_HALVES };
             const LANES_SHARE: bool = true;
             // The conversion of a sum to f32, and its product with the scale of x.
             const PRODUCT_CHAIN: usize = 2;
             // A lane has a fourth of them.
-            const TILE_CHAIN: usize = Self::TILE_COLS / Self::SUB * Self::X_NUMBERS;
+            const TILE_CHAIN: usize = Self::TILE_COLS / Self::SUB * if Self::HAS_OFFSET { 2 } else { 1 };
 
-            const X_ORDER: XOrder = XOrder::Fixed { stretch: Self::SUB, has_sums: Self::HAS_OFFSET };
+            const X_ORDER: XOrder = XOrder::Fixed;
 
             #[inline(always)]
-            fn add_tile(sums: &mut [f32; 2], tile: SharedTile, x_tile: XTile, col_tile: usize) {
-                add_products::<Self>(sums, tile, x_tile, col_tile);
+            fn add_tile(sums: &mut [f32; 2], tile: SharedTile, x_tile: XTile, x_place: usize) {
+                add_products::<Self>(sums, tile, x_tile, x_place);
             }
         }
     )+};
@@ -44,37 +57,43 @@ macro_rules! quant_product {
 
 quant_product!(Q2_K, Q3_K, IQ4_NL, IQ4_XS, MXFP4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K);
 
-/// Matrix b of fragment f, which covers four stretches, begins at word 2 f · SUB: those of each lane in order, one for a stretch
-/// of 16 columns, two for one of 32. Column 2 k + p of it is part p (hi, lo) of x in stretch k. The numbers of k are at 4 f + k.
-///
-/// Converts four columns, those of thread i of as many as there are; zeros where there are none.
+/// What a lane has of a stretch.
+#[derive(Clone, Copy)]
+pub struct Converted {
+    words: [u32; 2],
+    /// The scale, and the scale times the sum.
+    numbers: [f32; 2],
+    /// The scale times the sums of the halves: the lane's own, and the other.
+    halves: [f32; 2],
+}
+
+/// Converts columns 4 i to 4 i + 3. Neighbouring lanes of a whole warp have neighbouring i, the first lane a multiple of eight.
 #[inline(always)]
-pub fn convert<const SUB: usize, const HAS_SUMS: bool>(to: (Out<u32>, Out<f32>), x: Vectors, i: usize) {
-    let quads = SUB / 4;
-    let (quad, k, fragment) = (i % quads, i / quads % 4, i / quads / 4);
-    let values = x.padded_quad((fragment * 4 + k) * SUB + 4 * quad);
-    let (scale, inverse) = scale_of::<SUB>(values);
+pub fn convert(values: [f32; 4], i: usize) -> Converted {
+    let (scale, inverse) = scale_of(values);
     let biased = values.map_words(|value| math::fma(value, inverse, ROUNDER).to_bits());
     let parts = [biased.map_words(|bits| bits.wrapping_add(128)).bytes(1), biased.bytes(0)];
-    let (words, numbers) = to;
-    let place = |part: usize| (fragment * 32 + 4 * (2 * k + part) + quad % 4) * (SUB / 16);
-    if SUB == 32 {
-        // The other lane with words of the same lane of b: one stores both of hi, one both of lo.
-        let part = quad / 4;
-        let other = warp::shuffle_xor(if part == 0 { parts[1] } else { parts[0] }, 4);
-        words.store::<2>(place(part), if part == 0 { [parts[0], other] } else { [other, parts[1]] });
-    } else {
-        words.set(place(0), parts[0]);
-        words.set(place(1), parts[1]);
-    }
-    let number = fragment * 4 + k;
-    if HAS_SUMS {
-        let sum = sum_of::<SUB>(parts);
-        if quad == 0 {
-            numbers.store::<2>(2 * number, [scale, scale * sum]);
-        }
-    } else if quad == 0 {
-        numbers.set(number, scale);
+    // The other lane with words of the same lane of b: one has both of hi, one both of lo.
+    let is_high = i % 8 < 4;
+    let other = warp::shuffle_xor(if is_high { parts[1] } else { parts[0] }, 4);
+    let words = if is_high { [parts[0], other] } else { [other, parts[1]] };
+    let near = sum_of_half(parts);
+    let far = warp::shuffle_xor(near, 4);
+    let scaled = |sum: i32| scale * sum as f32;
+    Converted { words, numbers: [scale, scaled(near + far)], halves: [scaled(near), scaled(far)] }
+}
+
+/// Stores what [`convert`] has made. Matrix b of four stretches: two words for each lane, in order. Column 2 k + p of it is part
+/// p (hi, lo) of x in stretch k.
+#[inline(always)]
+#[track_caller]
+pub fn store((words, numbers): (Out<u32>, Out<f32>), i: usize, converted: Converted) {
+    let (quad, stretch) = (i % 8, i / 8);
+    words.store::<2>(2 * (8 * stretch + 4 * (quad / 4) + quad % 4), converted.words);
+    if quad == 0 {
+        let place = GROUP_NUMBERS * (stretch / 4) + 2 * (stretch % 4);
+        numbers.store::<2>(place, converted.numbers);
+        numbers.store::<2>(place + NUMBERS_WITHOUT_HALVES, converted.halves);
     }
 }
 
@@ -104,38 +123,30 @@ impl Bytes for [u32; 4] {
     }
 }
 
-/// The scale of the stretch that neighbouring lanes hold, and its reciprocal. If an element is infinite or no number, so is
-/// the scale.
+/// The scale of the stretch that eight neighbouring lanes hold, and its reciprocal. If an element is infinite or no number,
+/// so is the scale.
 #[inline(always)]
-fn scale_of<const SUB: usize>(values: [f32; 4]) -> (f32, f32) {
+fn scale_of(values: [f32; 4]) -> (f32, f32) {
     // Magnitudes order like their bits, and no number comes last.
     let larger = |a: u32, b: u32| if a > b { a } else { b };
     let [a, b, c, d] = values.map_words(|value| math::abs(value).to_bits());
     let mut largest = larger(larger(a, b), larger(c, d));
     largest = larger(largest, warp::shuffle_xor(largest, 1));
     largest = larger(largest, warp::shuffle_xor(largest, 2));
-    if SUB == 32 {
-        largest = larger(largest, warp::shuffle_xor(largest, 4));
-    }
+    largest = larger(largest, warp::shuffle_xor(largest, 4));
     let largest = f32::from_bits(largest);
-    if largest < SMALLEST {
-        return (0.0, 0.0);
-    }
     let scale = largest * (1.0 / LARGEST);
-    (scale, math::rcp(scale))
+    let inverse = math::rcp(scale);
+    if largest < SMALLEST { (0.0, 0.0) } else { (scale, inverse) }
 }
 
-/// Σ (256 · hi + lo) over the stretch that neighbouring lanes hold; exact, below 2²⁴.
+/// Σ (256 · hi + lo) over the 16 columns that four neighbouring lanes hold; below 2²⁴, as is that of a stretch, so exact as a float.
 #[inline(always)]
-fn sum_of<const SUB: usize>(parts: [u32; 2]) -> f32 {
+fn sum_of_half(parts: [u32; 2]) -> i32 {
     const ONES: u32 = 0x0101_0101;
     let mut sum = 256 * math::dp4a(parts[0], ONES, 0) + math::dp4a(parts[1], ONES, 0);
     sum += warp::shuffle_xor(sum, 1);
-    sum += warp::shuffle_xor(sum, 2);
-    if SUB == 32 {
-        sum += warp::shuffle_xor(sum, 4);
-    }
-    sum as f32
+    sum + warp::shuffle_xor(sum, 2)
 }
 
 #[inline(always)]
@@ -143,19 +154,19 @@ fn add_products<Q: Product + QuantFragments>(
     sums: &mut [f32; 2],
     tile: SharedTile,
     x_tile: XTile,
-    col_tile: usize,
+    x_place: usize,
 ) {
     let lane = warp::lane_id() as usize;
     let (g, c) = (lane / 4, lane % 4);
-    // The stretch of a fragment to whose column the lane's words of b belong; its results belong to the c-th.
-    let b_stretch = warp::lane_id() / 8;
+    // The sub-block of a fragment to whose column the lane's words of b belong; its results belong to the c-th.
+    let b_sub = warp::lane_id() / 8;
     let fragments = Q::TILE_COLS / Q::SUB / 4;
 
     let scales = Q::scales(tile, g, c);
     let mut quants = Q::quants(tile, lane, 0);
     let mut f = 0;
     while f < fragments {
-        let fragment = col_tile * fragments + f;
+        let fragment = x_place * fragments + f;
         let mut products = [0; 4];
         let mut s = 0;
         while s < 4 {
@@ -164,12 +175,14 @@ fn add_products<Q: Product + QuantFragments>(
                 quants = Q::quants(tile, lane, col / Q::GROUP_COLS);
             }
             let [a, rest] = Q::terms(&quants, col % Q::GROUP_COLS / Q::STEP_COLS);
-            let keep = |word: u32| if s as u32 == b_stretch { word } else { 0 };
+            let keep = |word: u32| if s as u32 == b_sub { word } else { 0 };
             let b = if Q::SUB == 32 {
                 let [near, far] = x_tile.words.load::<2>((fragment * 32 + lane) * 2);
                 [keep(near), keep(far)]
             } else {
-                let word = keep(x_tile.words.get(fragment * 32 + lane));
+                // Half of a stretch: one of the two words that the stretch has for a lane.
+                let place = 16 * (lane / 16) + 2 * (lane % 8) + lane / 8 % 2;
+                let word = keep(x_tile.words.get(fragment * 32 + place));
                 if col.is_multiple_of(32) { [word, 0] } else { [0, word] }
             };
             products = matrix::mma_m16n8k32_s8(a, b, products);
@@ -178,12 +191,7 @@ fn add_products<Q: Product + QuantFragments>(
             }
             s += 1;
         }
-        let number = fragment * 4 + c;
-        let [x_scale, x_sum] = if Q::HAS_OFFSET {
-            x_tile.numbers.load::<2>(2 * number)
-        } else {
-            [x_tile.numbers.get(number), 0.0]
-        };
+        let [x_scale, x_sum] = numbers_of::<Q>(x_tile, fragment * 4 + c);
         let mut half = 0;
         while half < 2 {
             let product = 256 * products[2 * half] + products[2 * half + 1];
@@ -193,5 +201,19 @@ fn add_products<Q: Product + QuantFragments>(
             half += 1;
         }
         f += 1;
+    }
+}
+
+/// The scale of x and, where offsets need it, its sum in a sub-block.
+#[inline(always)]
+fn numbers_of<Q: Product + QuantFragments>(x_tile: XTile, sub: usize) -> [f32; 2] {
+    let stretch = sub * Q::SUB / STRETCH;
+    let place = Q::X_NUMBERS * (stretch / 4) + 2 * (stretch % 4);
+    if !Q::HAS_OFFSET {
+        [x_tile.numbers.get(place), 0.0]
+    } else if Q::SUB == STRETCH {
+        x_tile.numbers.load::<2>(place)
+    } else {
+        [x_tile.numbers.get(place), x_tile.numbers.get(place + NUMBERS_WITHOUT_HALVES + sub % 2)]
     }
 }

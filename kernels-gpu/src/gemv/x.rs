@@ -10,7 +10,12 @@ use crate::simt::prelude::*;
 /// Threads of a block.
 pub const X_THREADS: u32 = 128;
 /// Columns are padded with zeros to a multiple of this: whole tiles of every format.
-const PADDED_COLS: usize = CHUNK_COLS;
+pub const PADDED_COLS: usize = CHUNK_COLS;
+
+/// Columns of a vector with its padding.
+pub const fn padded_cols(n_cols: usize) -> usize {
+    n_cols.next_multiple_of(PADDED_COLS)
+}
 
 /// The form and order of converted vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,14 +24,8 @@ pub enum XOrder {
     F16,
     /// Pairs of bf16: `gemv_x_bf16`.
     BF16,
-    /// Fixed point, with a scale for each stretch of 16 or 32 columns: `gemv_x_16`, `gemv_x_32`; with a sum, too:
-    /// `gemv_x_16_sums`, `gemv_x_32_sums`.
-    Fixed {
-        /// 16 or 32.
-        stretch: usize,
-        /// Whether the sum of a stretch goes with its scale.
-        has_sums: bool,
-    },
+    /// Fixed point, with a scale for each stretch of 32 columns, and sums: `gemv_x_fixed`.
+    Fixed,
     /// Several vectors as parts: `gemv_x_parts`, `gemv_x_parts_16` and so on.
     Parts {
         /// Whether parts are bf16, not f16.
@@ -49,10 +48,10 @@ impl XOrder {
 
     /// Words, and numbers, that hold up to `max_vectors` vectors (1, 4, 8 or 16).
     pub const fn len(self, max_vectors: usize, n_cols: usize) -> [usize; 2] {
-        let n = n_cols.next_multiple_of(PADDED_COLS) * max_vectors;
+        let n = padded_cols(n_cols) * max_vectors;
         match self {
-            XOrder::F16 | XOrder::BF16 => [n, n / 64],
-            XOrder::Fixed { stretch, has_sums } => [n / 2, n / stretch * if has_sums { 2 } else { 1 }],
+            XOrder::F16 | XOrder::BF16 => [n, n / float::TILE_COLS],
+            XOrder::Fixed => [n / 2, n / quant::GROUP_COLS * quant::GROUP_NUMBERS],
             XOrder::Parts { n_parts, sum_cols, .. } => {
                 parts::len(n_matrices(max_vectors, n_parts), n_parts, sum_cols, n_cols)
             }
@@ -67,21 +66,15 @@ pub struct Vectors {
     pub(super) n_vectors: usize,
     pub(super) n_cols: usize,
     /// That of the block, if each is converted for itself.
-    pub(super) vector: usize,
+    vector: usize,
 }
 
 impl Vectors {
-    /// Columns of a vector with its padding.
-    #[inline(always)]
-    fn padded_cols(self) -> usize {
-        self.n_cols.next_multiple_of(PADDED_COLS)
-    }
-
-    /// Columns `col` to `col + 3` of the block's vector, counted through all vectors with their paddings.
+    /// Columns 4 i to 4 i + 3 of the block's vector, counted through all vectors with their paddings.
     #[inline(always)]
     #[track_caller]
-    pub(super) fn padded_quad(self, col: usize) -> [f32; 4] {
-        self.quad(self.vector, col - self.vector * self.padded_cols())
+    fn padded_quad(self, i: usize) -> [f32; 4] {
+        self.quad(self.vector, 4 * i - self.vector * padded_cols(self.n_cols))
     }
 
     /// Columns `col` to `col + 3` of a vector; zeros where there are none.
@@ -136,12 +129,13 @@ macro_rules! conversions {
 }
 
 conversions! {
-    gemv_x_f16, "pairs of f16 with a scale for each tile of columns", |to, x, n, i| float::convert::<F16>(to, x, i);
-    gemv_x_bf16, "pairs of bf16", |to, x, n, i| float::convert::<BF16>(to, x, i);
-    gemv_x_16, "fixed point with a scale for 16 columns", |to, x, n, i| quant::convert::<16, false>(to, x, i);
-    gemv_x_16_sums, "fixed point with a scale and a sum for 16 columns", |to, x, n, i| quant::convert::<16, true>(to, x, i);
-    gemv_x_32, "fixed point with a scale for 32 columns", |to, x, n, i| quant::convert::<32, false>(to, x, i);
-    gemv_x_32_sums, "fixed point with a scale and a sum for 32 columns", |to, x, n, i| quant::convert::<32, true>(to, x, i);
+    gemv_x_f16, "pairs of f16 with a scale for each tile of columns", |to, x, n, i| {
+        float::store(to, i, float::convert::<F16>(x.padded_quad(i)))
+    };
+    gemv_x_bf16, "pairs of bf16", |to, x, n, i| float::store(to, i, float::convert::<BF16>(x.padded_quad(i)));
+    gemv_x_fixed, "fixed point with a scale for 32 columns, and sums", |to, x, n, i| {
+        quant::store(to, i, quant::convert(x.padded_quad(i), i))
+    };
     gemv_x_one, "f16", |to, x, n, i| parts::convert::<f16, 1, 0>(to, x, n / 8, i);
     gemv_x_one_16, "f16 with sums of 16 columns", |to, x, n, i| parts::convert::<f16, 1, 16>(to, x, n / 8, i);
     gemv_x_one_32, "f16 with sums of 32 columns", |to, x, n, i| parts::convert::<f16, 1, 32>(to, x, n / 8, i);
@@ -153,7 +147,7 @@ conversions! {
 
 /// One for four columns of one vector, or for eight of one of several; with the padding.
 const fn n_threads(max_vectors: usize, n_cols: usize) -> usize {
-    n_cols.next_multiple_of(PADDED_COLS) * max_vectors / if max_vectors == 1 { 4 } else { 8 }
+    padded_cols(n_cols) * max_vectors / if max_vectors == 1 { 4 } else { 8 }
 }
 
 /// Blocks of a conversion.

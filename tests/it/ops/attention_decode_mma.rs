@@ -1,15 +1,19 @@
 //! Attention of single tokens on the tensor cores against the reference.
 
-use kernels_gpu::attention_decode::{attention_merge_f32, attention_merge_sink_f32};
+use kernels_gpu::attention_decode::{
+    attention_merge_f32, attention_merge_f32_converted, attention_merge_sink_f32,
+};
 use kernels_gpu::attention_decode_mma::*;
 use kernels_gpu::launch::{Device, DeviceBuffer, Grid, Purpose};
 use kernels_gpu::simt::emulator::{Access, Emulator, View};
 use testkit::compare::{assert_within, gamma};
+use testkit::data::Rng;
 use testkit::reference::Variant;
 
 use super::attention::run::{
     CacheData, Case, Errors, Inputs, inputs_f16, reference_and_bound_of, seen, sinks,
 };
+use super::gemv::check_converted;
 
 /// What two f16 leave of a number: 2⁻²² of it, or 2⁻²⁵ where the low part is subnormal. So an element of q has
 /// both errors, and a weight, with 2¹⁵ for the largest, 2 ulp or 2⁻⁴⁰ of the largest. Sums have twice as many products,
@@ -180,6 +184,44 @@ fn windows_begin_within_a_tile() {
             &Case { variant: variant.clone(), ..plain(3, 1, 64, 90, 75) },
             2
         ));
+    }
+}
+
+/// The merge that also converts, against the merge and `gemv_x`.
+fn check_merge_converted<D: Device>(device: &D, n_heads: usize, n_splits: usize, head_dim: usize) {
+    let mut rng = Rng::new(11);
+    let n_parts = n_heads * n_splits;
+    let ml: Vec<f32> = rng.normal(2 * n_parts, 2.0).iter().map(|x| x.abs()).collect();
+    let part_out = &device.upload(&rng.normal(n_parts * head_dim, 1.0), Purpose::Activations).unwrap();
+    let part_ml = &device.upload(&ml, Purpose::Activations).unwrap();
+    let mut y = device.alloc(n_heads * head_dim, Purpose::Activations).unwrap();
+    let grid = Grid::x(n_heads as u32);
+    let [n_heads, n_splits, dim] = [n_heads, n_splits, head_dim].map(|n| n as u32);
+    let merge = attention_merge_f32 { y: &mut y, part_out, part_ml, n_heads, n_splits, head_dim: dim };
+    device.launch(merge, grid).unwrap();
+    let y = device.download(&y).unwrap();
+    check_converted(device, "attention_merge", &y, head_dim, |y, words, numbers, order| {
+        let head_dim = dim;
+        let merge = attention_merge_f32_converted {
+            y,
+            words,
+            numbers,
+            part_out,
+            part_ml,
+            n_heads,
+            n_splits,
+            head_dim,
+            order,
+        };
+        device.launch(merge, grid).unwrap();
+    });
+}
+
+/// Heads of half a warp, of warps and a part of one; rows that end with padding of none to almost 256 columns.
+#[test]
+fn merges_that_convert() {
+    for (n_heads, n_splits, head_dim) in [(9, 3, 64), (5, 40, 96), (4, 2, 128), (3, 1, 256), (1, 2, 32)] {
+        on_every_device!(|device| check_merge_converted(device, n_heads, n_splits, head_dim));
     }
 }
 

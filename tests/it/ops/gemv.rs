@@ -51,6 +51,44 @@ pub(super) fn converted<Q: Product + Several, D: Device>(
     (words, numbers)
 }
 
+/// A kernel that writes a vector, here `y`, also converts it: it must write what `gemv_x` makes of `y`, in every order whose
+/// groups of columns it does not part.
+pub(super) fn check_converted<D: Device>(
+    device: &D,
+    what: &str,
+    y: &[f32],
+    group_cols: usize,
+    launch: impl Fn(&mut DeviceSlice<f32>, &mut DeviceSlice<u32>, &mut DeviceSlice<f32>, u32),
+) {
+    let n_cols = y.len();
+    for order in [XOrder::F16, XOrder::BF16, XOrder::Fixed] {
+        if !group_cols.is_multiple_of(order.group_cols()) {
+            continue;
+        }
+        let [n_words, n_numbers] = order.len(1, n_cols);
+        // What is not written is no zero.
+        let unwritten = || {
+            let words = device.upload(&vec![u32::MAX; n_words], Purpose::Other).unwrap();
+            (words, device.upload(&vec![f32::NAN; n_numbers], Purpose::Other).unwrap())
+        };
+        let (mut words, mut numbers) = unwritten();
+        let mut device_y = device.upload(&vec![f32::NAN; n_cols], Purpose::Activations).unwrap();
+        launch(&mut device_y, &mut words, &mut numbers, order.code());
+        assert_same_bits(what, &device.download(&device_y).unwrap(), y, &[n_cols]);
+        let (mut expected_words, mut expected_numbers) = unwritten();
+        let shape = [1, 1, n_cols];
+        gemv_x(device, order, &mut expected_words, &mut expected_numbers, &device_y, shape).unwrap();
+        let what = format!("{what}, {order:?}");
+        assert!(
+            device.download(&words).unwrap() == device.download(&expected_words).unwrap(),
+            "{what}: words"
+        );
+        let [found, expected] =
+            [&numbers, &expected_numbers].map(|numbers| device.download(numbers).unwrap());
+        assert_same_bits(&what, &found, &expected, &[n_numbers]);
+    }
+}
+
 /// One vector and one block.
 fn one(n_rows: usize, n_cols: usize) -> Case {
     Case { n_rows, n_cols, n_vectors: 1, max_vectors: 1, n_blocks: 1 }

@@ -2,11 +2,14 @@
 
 use kernels_gpu::launch::{Device, Grid, Purpose};
 use kernels_gpu::rmsnorm::{
-    rmsnorm_add_f32, rmsnorm_add_f32_f16, rmsnorm_chain, rmsnorm_f32, rmsnorm_f32_f16,
+    CONVERTED_DIM, rmsnorm_add_f32, rmsnorm_add_f32_converted, rmsnorm_add_f32_f16, rmsnorm_chain,
+    rmsnorm_f32, rmsnorm_f32_converted, rmsnorm_f32_f16,
 };
 use testkit::compare::{FAST_MATH_ROUNDINGS, assert_within, f16_bound, gamma};
 use testkit::data::{Rng, widen_halves};
 use testkit::reference::{self, widen};
+
+use super::gemv::check_converted;
 
 /// Roundings of an element of y. The root halves what is wrong below it: the squares and their sum (a chain of
 /// positive terms), the quotient (2 ulp on a GPU), the addition of eps. On top come the reciprocal root and two
@@ -33,8 +36,20 @@ fn check<D: Device>(device: &D, n_rows: usize, dim: usize, eps: f32) {
     let found = device.download(&device_y).unwrap();
     let bound = |i: usize| gamma(roundings(dim)) * expected[i].abs();
     assert_within("rmsnorm", &found, &expected, &[n_rows, dim], bound);
+    if has_converted(n_rows, dim) {
+        check_converted(device, "rmsnorm", &found, dim.next_multiple_of(64), |y, words, numbers, order| {
+            let (x, w, dim) = (&device_x, &device_w, dim as u32);
+            let kernel = rmsnorm_f32_converted { y, words, numbers, x, w, dim, eps, order };
+            device.launch(kernel, Grid::x(1)).unwrap();
+        });
+    }
     check_add(device, &x, &w, n_rows, eps);
     check_f16(device, &x, &w, n_rows, eps);
+}
+
+/// Whether the kernels that also convert take such rows.
+fn has_converted(n_rows: usize, dim: usize) -> bool {
+    n_rows == 1 && dim.is_multiple_of(4) && dim <= CONVERTED_DIM
 }
 
 /// The kernels that write f16 compute the same values and round them once more.
@@ -101,6 +116,22 @@ fn check_add<D: Device>(device: &D, x: &[f32], w: &[f32], n_rows: usize, eps: f3
     let found = device.download(&device_y).unwrap();
     let bound = |i: usize| gamma(roundings(dim)) * expected[i].abs();
     assert_within("rmsnorm_add, y", &found, &expected, &[n_rows, dim], bound);
+
+    if has_converted(n_rows, dim) {
+        check_converted(
+            device,
+            "rmsnorm_add",
+            &found,
+            dim.next_multiple_of(64),
+            |y, words, numbers, order| {
+                let mut device_x = device.upload(x, Purpose::Activations).unwrap();
+                let (x, branch, w, dim) = (&mut device_x, &device_branch, &device_w, dim as u32);
+                let kernel = rmsnorm_add_f32_converted { y, words, numbers, x, branch, w, dim, eps, order };
+                device.launch(kernel, Grid::x(1)).unwrap();
+                assert_eq!(device.download(&device_x).unwrap(), found_x);
+            },
+        );
+    }
 }
 
 #[test]
@@ -109,7 +140,13 @@ fn one_row() {
 }
 
 #[test]
+fn one_row_that_stretches_do_not_divide() {
+    on_every_device!(|device| check(device, 1, 4 * 1024 + 172, 1e-6));
+}
+
+#[test]
 fn narrower_than_a_block() {
+    on_every_device!(|device| check(device, 1, 64, 1e-5));
     on_every_device!(|device| check(device, 3, 64, 1e-5));
 }
 

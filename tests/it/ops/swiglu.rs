@@ -1,12 +1,16 @@
 //! SwiGLU, plain and clamped, in f32 and f16, against the reference.
 
+use kernels_gpu::gemv::gemv_x_blocks;
 use kernels_gpu::launch::{Device, Grid, Purpose};
 use kernels_gpu::swiglu::{
-    swiglu_blocks, swiglu_clamped_f32, swiglu_clamped_f32_f16, swiglu_f32, swiglu_f32_f16,
+    swiglu_blocks, swiglu_clamped_f32, swiglu_clamped_f32_f16, swiglu_f32, swiglu_f32_converted,
+    swiglu_f32_f16,
 };
 use testkit::compare::{F32_ROUNDING, F32_SMALLEST_NORMAL, assert_within, f16_bound};
 use testkit::data::{Rng, widen_halves};
 use testkit::reference::{self, widen};
+
+use super::gemv::check_converted;
 
 fn check<D: Device>(device: &D, gate: &[f32], up: &[f32]) {
     let n = gate.len();
@@ -31,6 +35,13 @@ fn check<D: Device>(device: &D, gate: &[f32], up: &[f32]) {
             + F32_SMALLEST_NORMAL * (gate + 1.0) * (up + 1.0)
     };
     assert_within("swiglu", &found, &expected, &[n], bound);
+    if n.is_multiple_of(4) {
+        check_converted(device, "swiglu", &found, n.next_multiple_of(64), |y, words, numbers, order| {
+            let (gate, up) = (&device_gate, &device_up);
+            let kernel = swiglu_f32_converted { y, words, numbers, gate, up, n: n as u32, order };
+            device.launch(kernel, Grid::x(gemv_x_blocks(1, n) as u32)).unwrap();
+        });
+    }
 
     let mut y = device.alloc(n, Purpose::Activations).unwrap();
     let kernel = swiglu_f32_f16 { y: &mut y, gate: &device_gate, up: &device_up, n: n as u32 };

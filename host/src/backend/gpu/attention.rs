@@ -1,10 +1,14 @@
 //! Attention of few tokens, whose keys are dealt to several blocks.
 
-use kernels_gpu::attention_decode::{attention_decode_f16, attention_merge_f32};
+use kernels_gpu::attention_decode::{
+    attention_decode_f16, attention_merge_f32, attention_merge_f32_converted,
+};
 use kernels_gpu::attention_decode_mma::{self, *};
+use kernels_gpu::gemv::XOrder;
 use kernels_gpu::launch::{Device, DeviceBuffer, DeviceSlice, Grid, Purpose};
 
 use super::accelerator::{Accelerator, device_error};
+use super::buffer::{Place, State};
 use super::format::u32_of;
 use super::{Gpu, GpuKvLayer};
 use crate::backend::{AttentionShape, Error};
@@ -31,7 +35,7 @@ impl<D: Accelerator> Gpu<D> {
     /// Attention whose keys are dealt to several blocks.
     pub(super) fn attention_split(
         &mut self,
-        y: &mut DeviceSlice<f32>,
+        (y, written): (&mut DeviceSlice<f32>, State),
         q: &DeviceSlice<f32>,
         cache: &GpuKvLayer,
         shape: AttentionShape,
@@ -40,7 +44,7 @@ impl<D: Accelerator> Gpu<D> {
         let AttentionShape { n_heads, n_kv_heads, head_dim, scale } = shape;
         let n_splits = self.n_splits(shape, n_tokens, cache.shape.n_ctx);
         let n_parts = n_tokens * n_heads * n_splits;
-        let Gpu { device, scratch, inputs, .. } = self;
+        let Gpu { device, scratch, converted, inputs, .. } = self;
         let part_out = grown(device, &mut scratch.part_out, &mut scratch.outgrown, n_parts * head_dim)?;
         let part_ml = grown(device, &mut scratch.part_ml, &mut scratch.outgrown, n_parts * 2)?;
         let (k_cache, v_cache, positions) = (&*cache.k, &*cache.v, inputs.positions(n_tokens));
@@ -83,8 +87,32 @@ impl<D: Accelerator> Gpu<D> {
             _ => unreachable!("has_mma({shape:?})"),
         }
         .map_err(device_error)?;
-        let merge = attention_merge_f32 { y, part_out, part_ml, n_heads, n_splits, head_dim };
-        device.launch(merge, Grid::xy(n_heads, n_tokens)).map_err(device_error)
+        let has_kernel = |order: XOrder| dim.is_multiple_of(order.group_cols());
+        let place =
+            converted[written.id].row(written, [n_tokens as usize, n_heads as usize * dim], has_kernel);
+        let grid = Grid::xy(n_heads, n_tokens);
+        match place {
+            None => {
+                let merge = attention_merge_f32 { y, part_out, part_ml, n_heads, n_splits, head_dim };
+                device.launch(merge, grid)
+            }
+            Some(Place { order, words, numbers }) => {
+                let order = order.code();
+                let merge = attention_merge_f32_converted {
+                    y,
+                    words,
+                    numbers,
+                    part_out,
+                    part_ml,
+                    n_heads,
+                    n_splits,
+                    head_dim,
+                    order,
+                };
+                device.launch(merge, grid)
+            }
+        }
+        .map_err(device_error)
     }
 }
 

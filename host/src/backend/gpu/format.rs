@@ -376,12 +376,7 @@ pub struct ConvertedX<'a> {
 }
 
 impl<'a> ConvertedX<'a> {
-    /// Words and numbers that [`Self::new`] needs.
-    pub fn len(order: XOrder, [n_vectors, n_cols]: [usize; 2]) -> [usize; 2] {
-        order.len(gemv_max_vectors(n_vectors), n_cols)
-    }
-
-    /// Converts vectors.
+    /// Converts vectors; words and numbers as many as [`XOrder::len`] says.
     pub fn new<D: Device>(
         device: &D,
         order: XOrder,
@@ -395,7 +390,7 @@ impl<'a> ConvertedX<'a> {
         Ok(ConvertedX { order, words, numbers, n_vectors })
     }
 
-    /// Vectors that [`Self::new`] has converted before.
+    /// Vectors that were converted before.
     pub fn made(
         order: XOrder,
         words: &'a DeviceSlice<u32>,

@@ -7,6 +7,7 @@
 
 mod accelerator;
 mod attention;
+mod buffer;
 mod choose;
 mod cuda;
 mod format;
@@ -27,6 +28,8 @@ use crate::gguf::{GgmlType, MappedFile};
 
 pub use accelerator::Accelerator;
 use accelerator::device_error;
+use buffer::Converted;
+pub use buffer::GpuBuffer;
 use choose::Choosing;
 use format::Format;
 use weights::{Arena, Piece, Upload};
@@ -94,6 +97,8 @@ pub struct Gpu<D: Accelerator> {
     inputs: Inputs,
     /// Where attention leaves its parts, and a status of a choice: see `ops`.
     scratch: Scratch,
+    /// Of each buffer that was made.
+    converted: Vec<Converted>,
     /// For prompts on the tensor cores; none before a model is loaded.
     prompts: Option<prompts::Workspace>,
     /// The largest logits of parts of the vocabulary; made when tokens are first chosen.
@@ -135,9 +140,6 @@ impl Inputs {
 struct Scratch {
     part_out: Option<DeviceBuffer<f32>>, // [n_tokens, n_heads, n_splits, head_dim]
     part_ml: Option<DeviceBuffer<f32>>,  // [n_tokens, n_heads, n_splits, 2]
-    /// The vectors of a product, converted: see `ConvertedX`.
-    x_words: Option<DeviceBuffer<f32>>,
-    x_numbers: Option<DeviceBuffer<f32>>,
     /// Buffers that launches of this step use, and that are too small for later ones.
     outgrown: Vec<DeviceBuffer<f32>>,
 }
@@ -188,6 +190,7 @@ impl<D: Accelerator> Gpu<D> {
             activation_bytes: 0,
             inputs,
             scratch: Scratch::default(),
+            converted: Vec::new(),
             prompts: None,
             bests: None,
             choosing: None,
@@ -303,14 +306,10 @@ impl<D: Accelerator> Gpu<D> {
         ops: impl FnOnce(&mut Self) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.inputs.chooses = false;
-        self.device.begin_batch();
-        if let Err(error) = ops(self) {
-            self.device.abandon_batch();
+        if let Err(error) = self.run_batch(step, ops) {
+            self.converted.iter_mut().for_each(Converted::forget);
             return Err(error);
         }
-        let mut key = DefaultHasher::new();
-        (step.ops, step.n_tokens).hash(&mut key);
-        self.device.end_batch(key.finish()).map_err(device_error)?;
         // Freed by the device when the launches that use them have run.
         self.scratch.outgrown.clear();
         if self.inputs.chooses {
@@ -322,6 +321,21 @@ impl<D: Accelerator> Gpu<D> {
             self.readings.push_back(reading);
         }
         Ok(())
+    }
+
+    fn run_batch(
+        &mut self,
+        step: Step,
+        ops: impl FnOnce(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.device.begin_batch();
+        if let Err(error) = ops(self) {
+            self.device.abandon_batch();
+            return Err(error);
+        }
+        let mut key = DefaultHasher::new();
+        (step.ops, step.n_tokens).hash(&mut key);
+        self.device.end_batch(key.finish()).map_err(device_error)
     }
 
     /// The oldest choice not yet reported, with its status.

@@ -8,17 +8,21 @@ use kernels_gpu::attention_prefill::{
 };
 use kernels_gpu::bias::{self, bias_add_f32, bias_blocks};
 use kernels_gpu::copy::{copy_blocks, copy_f32};
+use kernels_gpu::gemv::gemv_x_blocks;
 use kernels_gpu::kv_cache::{kv_write_blocks, kv_write_f16};
-use kernels_gpu::launch::{DeviceBuffer, DeviceSlice, Grid, Launch, Purpose};
-use kernels_gpu::rmsnorm::{rmsnorm_add_f32, rmsnorm_f32};
+use kernels_gpu::launch::{DeviceSlice, Grid, Launch, Purpose};
+use kernels_gpu::rmsnorm::{
+    CONVERTED_DIM, rmsnorm_add_f32, rmsnorm_add_f32_converted, rmsnorm_f32, rmsnorm_f32_converted,
+};
 use kernels_gpu::rope::{rope_adjacent_f32, rope_blocks, rope_half_f32};
-use kernels_gpu::swiglu::{swiglu_blocks, swiglu_f32};
+use kernels_gpu::swiglu::{swiglu_blocks, swiglu_f32, swiglu_f32_converted};
 
 use super::accelerator::{Accelerator, device_error};
+use super::buffer::{Converted, Place, rows, rows_mut};
 use super::choose::can_choose;
 use super::format::u32_of;
 use super::weights::Arena;
-use super::{Gpu, GpuKvLayer, GpuMatrix, GpuVector, prompts};
+use super::{Gpu, GpuBuffer, GpuKvLayer, GpuMatrix, GpuVector, prompts};
 use crate::backend::{
     AttentionShape, Backend, BatchShape, Error, KvShape, MatrixSource, Memory, RopePairs, RopeShape, Step,
 };
@@ -84,21 +88,9 @@ impl<D: Accelerator> Gpu<D> {
     }
 }
 
-/// The first `n_tokens` rows of activations.
-///
-/// # Panics
-/// If the buffer has fewer.
-pub(super) fn rows(buffer: &DeviceBuffer<f32>, n_tokens: usize, width: usize) -> &DeviceSlice<f32> {
-    buffer.slice(0..n_tokens * width)
-}
-
-/// As [`rows`], to be written.
-pub(super) fn rows_mut(
-    buffer: &mut DeviceBuffer<f32>,
-    n_tokens: usize,
-    width: usize,
-) -> &mut DeviceSlice<f32> {
-    buffer.slice_mut(0..n_tokens * width)
+/// Whether there are kernels that also convert a norm's row.
+fn can_convert_norm(dim: usize) -> bool {
+    dim.is_multiple_of(4) && dim <= CONVERTED_DIM
 }
 
 impl GpuVector {
@@ -110,7 +102,7 @@ impl GpuVector {
 impl<D: Accelerator> Backend for Gpu<D> {
     type Matrix = GpuMatrix;
     type Vector = GpuVector;
-    type Buffer = DeviceBuffer<f32>;
+    type Buffer = GpuBuffer;
     type KvLayer = GpuKvLayer;
 
     const STEPS_AHEAD: usize = D::STEPS_AHEAD;
@@ -150,10 +142,11 @@ impl<D: Accelerator> Backend for Gpu<D> {
         self.finish_uploads()
     }
 
-    fn new_buffer(&mut self, len: usize) -> Result<DeviceBuffer<f32>, Error> {
+    fn new_buffer(&mut self, len: usize) -> Result<GpuBuffer, Error> {
         let buffer = self.device.zeros(len, Purpose::Activations).map_err(device_error)?;
         self.activation_bytes += buffer.size_bytes() as u64;
-        Ok(buffer)
+        self.converted.push(Converted::default());
+        Ok(GpuBuffer::new(buffer, self.converted.len() - 1))
     }
 
     fn workspace_bytes(&self, shape: BatchShape) -> Option<u64> {
@@ -195,11 +188,11 @@ impl<D: Accelerator> Backend for Gpu<D> {
         self.run_step(step, ops)
     }
 
-    fn read(&mut self, out: &mut [f32], buffer: &DeviceBuffer<f32>) -> Result<(), Error> {
-        self.device.copy_out(buffer.slice(0..out.len()), out).map_err(device_error)
+    fn read(&mut self, out: &mut [f32], buffer: &GpuBuffer) -> Result<(), Error> {
+        self.device.copy_out(buffer.values.slice(0..out.len()), out).map_err(device_error)
     }
 
-    fn embedding(&mut self, y: &mut DeviceBuffer<f32>, w: &GpuMatrix, n_tokens: usize) -> Result<(), Error> {
+    fn embedding(&mut self, y: &mut GpuBuffer, w: &GpuMatrix, n_tokens: usize) -> Result<(), Error> {
         let y = rows_mut(y, n_tokens, w.n_cols);
         let tokens = self.inputs.tokens(n_tokens);
         let shape = [w.n_rows, w.n_cols];
@@ -208,38 +201,58 @@ impl<D: Accelerator> Backend for Gpu<D> {
 
     fn rmsnorm(
         &mut self,
-        y: &mut DeviceBuffer<f32>,
-        x: &DeviceBuffer<f32>,
+        y: &mut GpuBuffer,
+        x: &GpuBuffer,
         w: &GpuVector,
         eps: f32,
         n_tokens: usize,
     ) -> Result<(), Error> {
-        let w = w.values();
-        let (y, x) = (rows_mut(y, n_tokens, w.len()), rows(x, n_tokens, w.len()));
-        self.launch(rmsnorm_f32 { y, x, w, dim: u32_of(w.len()), eps }, Grid::x(u32_of(n_tokens)))
+        let (w, dim, written) = (w.values(), w.values().len(), y.next_state());
+        let (y, x) = (rows_mut(y, n_tokens, dim), rows(x, n_tokens, dim));
+        let Gpu { device, converted, .. } = self;
+        let place = converted[written.id].row(written, [n_tokens, dim], |_| can_convert_norm(dim));
+        let (dim, grid) = (u32_of(dim), Grid::x(u32_of(n_tokens)));
+        match place {
+            None => device.launch(rmsnorm_f32 { y, x, w, dim, eps }, grid),
+            Some(Place { order, words, numbers }) => {
+                let order = order.code();
+                device.launch(rmsnorm_f32_converted { y, words, numbers, x, w, dim, eps, order }, grid)
+            }
+        }
+        .map_err(device_error)
     }
 
     fn rmsnorm_add(
         &mut self,
-        y: &mut DeviceBuffer<f32>,
-        x: &mut DeviceBuffer<f32>,
-        branch: &DeviceBuffer<f32>,
+        y: &mut GpuBuffer,
+        x: &mut GpuBuffer,
+        branch: &GpuBuffer,
         w: &GpuVector,
         eps: f32,
         n_tokens: usize,
     ) -> Result<(), Error> {
-        let w = w.values();
-        let (y, x) = (rows_mut(y, n_tokens, w.len()), rows_mut(x, n_tokens, w.len()));
-        let branch = rows(branch, n_tokens, w.len());
-        let norm = rmsnorm_add_f32 { y, x, branch, w, dim: u32_of(w.len()), eps };
-        self.launch(norm, Grid::x(u32_of(n_tokens)))
+        let (w, dim, written) = (w.values(), w.values().len(), y.next_state());
+        let (y, x) = (rows_mut(y, n_tokens, dim), rows_mut(x, n_tokens, dim));
+        let branch = rows(branch, n_tokens, dim);
+        let Gpu { device, converted, .. } = self;
+        let place = converted[written.id].row(written, [n_tokens, dim], |_| can_convert_norm(dim));
+        let (dim, grid) = (u32_of(dim), Grid::x(u32_of(n_tokens)));
+        match place {
+            None => device.launch(rmsnorm_add_f32 { y, x, branch, w, dim, eps }, grid),
+            Some(Place { order, words, numbers }) => {
+                let order = order.code();
+                let norm = rmsnorm_add_f32_converted { y, words, numbers, x, branch, w, dim, eps, order };
+                device.launch(norm, grid)
+            }
+        }
+        .map_err(device_error)
     }
 
     fn matmul(
         &mut self,
-        y: &mut DeviceBuffer<f32>,
+        y: &mut GpuBuffer,
         w: &GpuMatrix,
-        x: &DeviceBuffer<f32>,
+        x: &GpuBuffer,
         n_tokens: usize,
     ) -> Result<(), Error> {
         self.matmul_each([y], [w], x, n_tokens)
@@ -247,15 +260,15 @@ impl<D: Accelerator> Backend for Gpu<D> {
 
     fn matmul_each<const N: usize>(
         &mut self,
-        ys: [&mut DeviceBuffer<f32>; N],
+        ys: [&mut GpuBuffer; N],
         ws: [&GpuMatrix; N],
-        x: &DeviceBuffer<f32>,
+        x: &GpuBuffer,
         n_tokens: usize,
     ) -> Result<(), Error> {
         self.products(ys, ws, x, n_tokens)
     }
 
-    fn bias_add(&mut self, y: &mut DeviceBuffer<f32>, b: &GpuVector, n_tokens: usize) -> Result<(), Error> {
+    fn bias_add(&mut self, y: &mut GpuBuffer, b: &GpuVector, n_tokens: usize) -> Result<(), Error> {
         let b = b.values();
         let y = rows_mut(y, n_tokens, b.len());
         let grid = Grid::xy(u32_of(bias_blocks(b.len())), u32_of(n_tokens.div_ceil(bias::ROWS)));
@@ -264,7 +277,7 @@ impl<D: Accelerator> Backend for Gpu<D> {
 
     fn rope(
         &mut self,
-        x: &mut DeviceBuffer<f32>,
+        x: &mut GpuBuffer,
         table: &GpuVector,
         shape: RopeShape,
         n_tokens: usize,
@@ -287,8 +300,8 @@ impl<D: Accelerator> Backend for Gpu<D> {
     fn kv_write(
         &mut self,
         cache: &mut GpuKvLayer,
-        k: &DeviceBuffer<f32>,
-        v: &DeviceBuffer<f32>,
+        k: &GpuBuffer,
+        v: &GpuBuffer,
         n_tokens: usize,
     ) -> Result<(), Error> {
         let KvShape { n_kv_heads, n_ctx, head_dim } = cache.shape;
@@ -308,8 +321,8 @@ impl<D: Accelerator> Backend for Gpu<D> {
 
     fn attention(
         &mut self,
-        y: &mut DeviceBuffer<f32>,
-        q: &DeviceBuffer<f32>,
+        y: &mut GpuBuffer,
+        q: &GpuBuffer,
         cache: &GpuKvLayer,
         shape: AttentionShape,
         n_tokens: usize,
@@ -320,9 +333,10 @@ impl<D: Accelerator> Backend for Gpu<D> {
             cache.shape
         );
         let width = shape.n_heads * shape.head_dim;
+        let written = y.next_state();
         let (y, q) = (rows_mut(y, n_tokens, width), rows(q, n_tokens, width));
         match n_tokens {
-            ..=FEW_TOKENS => self.attention_split(y, q, cache, shape, n_tokens),
+            ..=FEW_TOKENS => self.attention_split((y, written), q, cache, shape, n_tokens),
             _ if self.is_prompt_attention(shape.head_dim, n_tokens) => {
                 self.prompt_attention(y, q, cache, shape, n_tokens)
             }
@@ -332,37 +346,45 @@ impl<D: Accelerator> Backend for Gpu<D> {
 
     fn swiglu(
         &mut self,
-        y: &mut DeviceBuffer<f32>,
-        gate: &DeviceBuffer<f32>,
-        up: &DeviceBuffer<f32>,
+        y: &mut GpuBuffer,
+        gate: &GpuBuffer,
+        up: &GpuBuffer,
         dim: usize,
         n_tokens: usize,
     ) -> Result<(), Error> {
-        let n = n_tokens * dim;
-        let gated = swiglu_f32 {
-            y: rows_mut(y, n_tokens, dim),
-            gate: rows(gate, n_tokens, dim),
-            up: rows(up, n_tokens, dim),
-            n: u32_of(n),
-        };
-        self.launch(gated, Grid::x(u32_of(swiglu_blocks(n))))
+        let (n, written) = (n_tokens * dim, y.next_state());
+        let (gate, up) = (rows(gate, n_tokens, dim), rows(up, n_tokens, dim));
+        let y = rows_mut(y, n_tokens, dim);
+        let Gpu { device, converted, .. } = self;
+        match converted[written.id].row(written, [n_tokens, dim], |_| dim.is_multiple_of(4)) {
+            None => {
+                let gated = swiglu_f32 { y, gate, up, n: u32_of(n) };
+                device.launch(gated, Grid::x(u32_of(swiglu_blocks(n))))
+            }
+            Some(Place { order, words, numbers }) => {
+                let order = order.code();
+                let gated = swiglu_f32_converted { y, words, numbers, gate, up, n: u32_of(n), order };
+                device.launch(gated, Grid::x(u32_of(gemv_x_blocks(1, n))))
+            }
+        }
+        .map_err(device_error)
     }
 
     fn copy_rows(
         &mut self,
-        y: &mut DeviceBuffer<f32>,
-        x: &DeviceBuffer<f32>,
+        y: &mut GpuBuffer,
+        x: &GpuBuffer,
         dim: usize,
         rows: Range<usize>,
     ) -> Result<(), Error> {
         let n = rows.len() * dim;
-        let x = x.slice(rows.start * dim..rows.end * dim);
-        let copy = copy_f32 { y: y.slice_mut(0..n), x, n: u32_of(n) };
+        let x = x.values.slice(rows.start * dim..rows.end * dim);
+        let copy = copy_f32 { y: rows_mut(y, rows.len(), dim), x, n: u32_of(n) };
         self.launch(copy, Grid::x(u32_of(copy_blocks(n))))
     }
 
-    fn choose_greedy(&mut self, logits: &DeviceBuffer<f32>, n_vocab: usize) -> Result<(), Error> {
-        self.launch_greedy(logits, n_vocab)
+    fn choose_greedy(&mut self, logits: &GpuBuffer, n_vocab: usize) -> Result<(), Error> {
+        self.launch_greedy(&logits.values, n_vocab)
     }
 
     fn can_choose(&self, n_vocab: usize) -> bool {
@@ -379,8 +401,8 @@ impl<D: Accelerator> Backend for Gpu<D> {
         self.prepare_choosing(sampler.chain(u32_of(tokens.len())), tokens, n_ctx, n_vocab)
     }
 
-    fn choose(&mut self, logits: &DeviceBuffer<f32>, n_vocab: usize) -> Result<(), Error> {
-        self.launch_choice(logits, n_vocab)
+    fn choose(&mut self, logits: &GpuBuffer, n_vocab: usize) -> Result<(), Error> {
+        self.launch_choice(&logits.values, n_vocab)
     }
 
     fn chosen(&mut self) -> Result<Option<u32>, Error> {

@@ -1,33 +1,31 @@
 //! Products of matrices and activations: which kernels they go to.
 
 use kernels_gpu::gemv::{MATRICES, XOrder};
-use kernels_gpu::launch::{DeviceBuffer, DeviceSlice};
+use kernels_gpu::launch::DeviceSlice;
 
 use super::accelerator::{Accelerator, device_error};
-use super::attention::grown;
-use super::format::{ConvertedX, Format};
-use super::ops::{FEW_TOKENS, rows, rows_mut};
-use super::{Gpu, GpuMatrix};
+use super::buffer::{State, rows, rows_mut};
+use super::format::Format;
+use super::ops::FEW_TOKENS;
+use super::{Gpu, GpuBuffer, GpuMatrix};
 use crate::backend::Error;
 
 impl<D: Accelerator> Gpu<D> {
     /// Several matrices applied to one input, which is rounded once for all that want it so.
     pub(super) fn products<const N: usize>(
         &mut self,
-        ys: [&mut DeviceBuffer<f32>; N],
+        ys: [&mut GpuBuffer; N],
         ws: [&GpuMatrix; N],
-        x: &DeviceBuffer<f32>,
+        x: &GpuBuffer,
         n_tokens: usize,
     ) -> Result<(), Error> {
         for w in ws {
             assert!(w.n_cols == ws[0].n_cols, "{} and {} columns of one input", w.n_cols, ws[0].n_cols);
         }
-        let x = rows(x, n_tokens, ws[0].n_cols);
+        let (state, x) = (x.state(), rows(x, n_tokens, ws[0].n_cols));
         if ws.iter().any(|w| self.is_prompt_product(w, n_tokens)) {
             self.narrow(x, n_tokens)?;
         }
-        // What x was last converted to.
-        let mut converted = None;
         let mut products = ys.into_iter().zip(ws).peekable();
         while let Some((y, w)) = products.next() {
             let y = rows_mut(y, n_tokens, w.n_rows);
@@ -43,8 +41,7 @@ impl<D: Accelerator> Gpu<D> {
                     let Some((y, w)) = products.next_if(|(_, next)| next.format == w.format) else { break };
                     group.push((rows_mut(y, 1, w.n_rows), w));
                 }
-                self.matmul_few(group, x, order, n_tokens, converted != Some(order))?;
-                converted = Some(order);
+                self.matmul_few(group, (x, state), order, n_tokens)?;
             } else {
                 self.matmul_f32_few(y, w, x, n_tokens)?;
             }
@@ -52,27 +49,18 @@ impl<D: Accelerator> Gpu<D> {
         Ok(())
     }
 
-    /// Products with a few vectors, converted now or by the last call: of several matrices of one format with one vector, or of
+    /// Products with a few vectors, converted now or before: of several matrices of one format with one vector, or of
     /// one with several.
     fn matmul_few(
         &mut self,
         products: Vec<(&mut DeviceSlice<f32>, &GpuMatrix)>,
-        x: &DeviceSlice<f32>,
+        x: (&DeviceSlice<f32>, State),
         order: XOrder,
         n_tokens: usize,
-        is_x_new: bool,
     ) -> Result<(), Error> {
-        let Gpu { device, scratch, .. } = self;
+        let Gpu { device, scratch, converted, .. } = self;
         let (format, n_cols) = (products[0].1.format, products[0].1.n_cols);
-        let x_shape = [n_tokens, n_cols];
-        let [n_words, n_numbers] = ConvertedX::len(order, x_shape);
-        let words = grown(device, &mut scratch.x_words, &mut scratch.outgrown, n_words)?.cast_mut();
-        let numbers = grown(device, &mut scratch.x_numbers, &mut scratch.outgrown, n_numbers)?;
-        let x = if is_x_new {
-            ConvertedX::new(device, order, words, numbers, x, x_shape).map_err(device_error)?
-        } else {
-            ConvertedX::made(order, words, numbers, n_tokens)
-        };
+        let x = converted[x.1.id].of(device, &mut scratch.outgrown, order, x, [n_tokens, n_cols])?;
         let max_blocks = format.gemv_blocks_at_once(n_tokens) * device.n_multiprocessors();
         if n_tokens == 1 {
             let products = products.into_iter().map(|(y, w)| (y, w.piece.bytes(), w.n_rows));
