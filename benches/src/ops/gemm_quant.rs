@@ -122,6 +122,8 @@ fn chosen<Q: Format>(shape: [usize; 3]) -> Case {
 /// The plan of the chooser, then each that it could have chosen.
 fn of_format<Q: Format>(shape: [usize; 3]) -> Vec<Case> {
     let mut cases = vec![chosen::<Q>(shape)];
+    cases.push(case::<Q>(shape, " r192".to_owned(), Plan::wide).variant());
+    cases.push(case::<Q>(shape, " split".to_owned(), |shape, _| Plan::split(shape)).variant());
     for tokens in TILE_TOKENS {
         for n_parts in [1, 2, 3, 4, 8].into_iter().filter(|&n| n == 1 || shape[0] <= 512) {
             let plan = move |shape, n| Plan::with(shape, tokens, n_parts, n);

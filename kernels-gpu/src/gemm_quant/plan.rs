@@ -23,6 +23,10 @@ pub struct Plan {
     pub shape: Shape,
     /// Tokens of a tile: 64, 128 or 256.
     pub tile_tokens: u32,
+    /// Rows of a tile: [`TILE_ROWS`], or of 128 tokens also [`WIDE_ROWS`].
+    pub tile_rows: u32,
+    /// Whether the two blocks of a cluster divide the columns of one tile, of 256 tokens; else they have a tile each.
+    pub is_split: bool,
     /// Into how many parts the columns are divided. The sums of several parts go to the workspace first.
     pub n_parts: u32,
     /// Units of 128 columns in a part, all but the last.
@@ -33,6 +37,8 @@ pub struct Plan {
 
 /// The sizes of tiles that there are.
 pub const TILE_TOKENS: [u32; 3] = [256, 128, 64];
+/// Rows of the higher tiles.
+pub const WIDE_ROWS: u32 = 3 * CONSUMER_ROWS;
 /// More parts than this are never worth their sums.
 const PARTS_MAX: u32 = 16;
 
@@ -51,10 +57,13 @@ impl Plan {
     /// # Panics
     /// As [`Plan::new`].
     pub fn within(shape: Shape, n_multiprocessors: u32, workspace_len: usize) -> Self {
-        let plans = TILE_TOKENS.into_iter().flat_map(|tokens| {
+        let whole = TILE_TOKENS.into_iter().flat_map(|tokens| {
             (1..=PARTS_MAX).map(move |n_parts| Self::with(shape, tokens, n_parts, n_multiprocessors))
         });
-        plans
+        let split = (shape.n_cols > UNIT_COLS as usize).then(|| Self::split(shape));
+        whole
+            .chain([Self::wide(shape, n_multiprocessors)])
+            .chain(split)
             .filter(|plan| plan.workspace_len() <= workspace_len)
             .min_by_key(|plan| plan.cost(n_multiprocessors))
             .expect("undivided products need no workspace")
@@ -83,13 +92,34 @@ impl Plan {
         let n_units = (n_cols as u32).div_ceil(UNIT_COLS);
         let part_units = n_units.div_ceil(n_parts);
         let n_parts = n_units.div_ceil(part_units);
-        let plan = Self { shape, tile_tokens, n_parts, part_units, n_blocks: 0 };
+        let (tile_rows, is_split) = (TILE_ROWS, false);
+        let plan = Self { shape, tile_tokens, tile_rows, is_split, n_parts, part_units, n_blocks: 0 };
         Self { n_blocks: CLUSTER * plan.n_items().min(n_clusters(n_multiprocessors)), ..plan }
     }
 
-    /// Pairs of tiles times parts.
+    /// The plan with tiles of [`WIDE_ROWS`] rows by 128 tokens.
+    ///
+    /// # Panics
+    /// As [`Plan::new`].
+    pub fn wide(shape: Shape, n_multiprocessors: u32) -> Self {
+        let plan = Self { tile_rows: WIDE_ROWS, ..Self::with(shape, 128, 1, n_multiprocessors) };
+        Self { n_blocks: CLUSTER * plan.n_items().min(n_clusters(n_multiprocessors)), ..plan }
+    }
+
+    /// The plan that divides the columns of a tile between the blocks of a cluster.
+    ///
+    /// # Panics
+    /// As [`Plan::new`], and if there are no more than 128 columns.
+    pub fn split(shape: Shape) -> Self {
+        assert!(shape.n_cols > UNIT_COLS as usize, "columns for one block: {shape:?}");
+        let plan = Self { is_split: true, ..Self::with(shape, split::TILE_TOKENS, 1, 1) };
+        Self { n_blocks: CLUSTER * plan.n_items(), ..plan }
+    }
+
+    /// What clusters work on: pairs of tiles times parts, or tiles.
     fn n_items(&self) -> u32 {
-        let row_tiles = (self.shape.n_rows as u32).div_ceil(CLUSTER * TILE_ROWS);
+        let rows = if self.is_split { self.tile_rows } else { CLUSTER * self.tile_rows };
+        let row_tiles = (self.shape.n_rows as u32).div_ceil(rows);
         self.padded_tokens() / self.tile_tokens * row_tiles * self.n_parts
     }
 
@@ -105,9 +135,11 @@ impl Plan {
         const START: u64 = 1500;
         const SUM_START: u64 = 4000;
         const CACHE_BYTES: u64 = 3500;
-        let (unit, results) = match self.tile_tokens {
-            256 => (2048, 2500),
-            128 => (1500, 1300),
+        let (unit, results) = match (self.tile_tokens, self.tile_rows) {
+            _ if self.is_split => (1024, 5000),
+            (256, _) => (2048, 2500),
+            (_, WIDE_ROWS) => (1530, 1300),
+            (128, _) => (1500, 1300),
             _ => (1250, 700),
         };
         let rounds = u64::from(self.n_items().div_ceil(n_clusters(n_multiprocessors)));
@@ -178,9 +210,12 @@ impl fmt::Display for Plan {
         let Shape { n_tokens, n_rows, n_cols } = self.shape;
         write!(
             f,
-            "{n_tokens} x {n_rows} x {n_cols}: {} blocks, tiles of {} x {TILE_ROWS}",
-            self.n_blocks, self.tile_tokens
+            "{n_tokens} x {n_rows} x {n_cols}: {} blocks, tiles of {} x {}",
+            self.n_blocks, self.tile_tokens, self.tile_rows
         )?;
+        if self.is_split {
+            write!(f, ", each split among {CLUSTER}")?;
+        }
         match self.n_parts {
             1 => Ok(()),
             n => write!(f, ", {n} parts of {} columns", self.part_units * UNIT_COLS),
@@ -210,7 +245,7 @@ pub trait GemmQuant: QuantFragments {
 }
 
 macro_rules! formats {
-    ($($format:ty: $n256:ident, $n128:ident, $n64:ident;)*) => {$(
+    ($($format:ty: $n256:ident, $n128:ident, $n64:ident, $r192:ident, $split:ident;)*) => {$(
         impl GemmQuant for $format {
             fn launch<D: Device>(
                 plan: &Plan,
@@ -223,11 +258,17 @@ macro_rules! formats {
                 let Shape { n_tokens, n_rows, n_cols } = plan.shape;
                 let (n_tokens, n_rows, n_cols) = (n_tokens as u32, n_rows as u32, n_cols as u32);
                 let (part_units, grid) = (plan.part_units, Grid::x(plan.n_blocks));
-                match plan.tile_tokens {
-                    256 => {
+                match (plan.tile_tokens, plan.tile_rows) {
+                    _ if plan.is_split => {
+                        device.launch($split { y, w, x, x_scales, n_tokens, n_rows, n_cols }, grid)
+                    }
+                    (_, WIDE_ROWS) => {
+                        device.launch($r192 { y, w, x, x_scales, n_tokens, n_rows, n_cols, part_units }, grid)
+                    }
+                    (256, _) => {
                         device.launch($n256 { y, w, x, x_scales, n_tokens, n_rows, n_cols, part_units }, grid)
                     }
-                    128 => {
+                    (128, _) => {
                         device.launch($n128 { y, w, x, x_scales, n_tokens, n_rows, n_cols, part_units }, grid)
                     }
                     _ => device.launch($n64 { y, w, x, x_scales, n_tokens, n_rows, n_cols, part_units }, grid),
@@ -238,15 +279,15 @@ macro_rules! formats {
 }
 
 formats! {
-    Q4_0: gemm_quant_q4_0_t256, gemm_quant_q4_0_t128, gemm_quant_q4_0_t64;
-    Q4_1: gemm_quant_q4_1_t256, gemm_quant_q4_1_t128, gemm_quant_q4_1_t64;
-    Q5_0: gemm_quant_q5_0_t256, gemm_quant_q5_0_t128, gemm_quant_q5_0_t64;
-    Q5_1: gemm_quant_q5_1_t256, gemm_quant_q5_1_t128, gemm_quant_q5_1_t64;
-    Q8_0: gemm_quant_q8_0_t256, gemm_quant_q8_0_t128, gemm_quant_q8_0_t64;
-    Q4_K: gemm_quant_q4_k_t256, gemm_quant_q4_k_t128, gemm_quant_q4_k_t64;
-    Q5_K: gemm_quant_q5_k_t256, gemm_quant_q5_k_t128, gemm_quant_q5_k_t64;
-    Q6_K: gemm_quant_q6_k_t256, gemm_quant_q6_k_t128, gemm_quant_q6_k_t64;
-    IQ4_NL: gemm_quant_iq4_nl_t256, gemm_quant_iq4_nl_t128, gemm_quant_iq4_nl_t64;
-    IQ4_XS: gemm_quant_iq4_xs_t256, gemm_quant_iq4_xs_t128, gemm_quant_iq4_xs_t64;
-    MXFP4: gemm_quant_mxfp4_t256, gemm_quant_mxfp4_t128, gemm_quant_mxfp4_t64;
+    Q4_0: gemm_quant_q4_0_t256, gemm_quant_q4_0_t128, gemm_quant_q4_0_t64, gemm_quant_q4_0_r192, gemm_quant_q4_0_split;
+    Q4_1: gemm_quant_q4_1_t256, gemm_quant_q4_1_t128, gemm_quant_q4_1_t64, gemm_quant_q4_1_r192, gemm_quant_q4_1_split;
+    Q5_0: gemm_quant_q5_0_t256, gemm_quant_q5_0_t128, gemm_quant_q5_0_t64, gemm_quant_q5_0_r192, gemm_quant_q5_0_split;
+    Q5_1: gemm_quant_q5_1_t256, gemm_quant_q5_1_t128, gemm_quant_q5_1_t64, gemm_quant_q5_1_r192, gemm_quant_q5_1_split;
+    Q8_0: gemm_quant_q8_0_t256, gemm_quant_q8_0_t128, gemm_quant_q8_0_t64, gemm_quant_q8_0_r192, gemm_quant_q8_0_split;
+    Q4_K: gemm_quant_q4_k_t256, gemm_quant_q4_k_t128, gemm_quant_q4_k_t64, gemm_quant_q4_k_r192, gemm_quant_q4_k_split;
+    Q5_K: gemm_quant_q5_k_t256, gemm_quant_q5_k_t128, gemm_quant_q5_k_t64, gemm_quant_q5_k_r192, gemm_quant_q5_k_split;
+    Q6_K: gemm_quant_q6_k_t256, gemm_quant_q6_k_t128, gemm_quant_q6_k_t64, gemm_quant_q6_k_r192, gemm_quant_q6_k_split;
+    IQ4_NL: gemm_quant_iq4_nl_t256, gemm_quant_iq4_nl_t128, gemm_quant_iq4_nl_t64, gemm_quant_iq4_nl_r192, gemm_quant_iq4_nl_split;
+    IQ4_XS: gemm_quant_iq4_xs_t256, gemm_quant_iq4_xs_t128, gemm_quant_iq4_xs_t64, gemm_quant_iq4_xs_r192, gemm_quant_iq4_xs_split;
+    MXFP4: gemm_quant_mxfp4_t256, gemm_quant_mxfp4_t128, gemm_quant_mxfp4_t64, gemm_quant_mxfp4_r192, gemm_quant_mxfp4_split;
 }

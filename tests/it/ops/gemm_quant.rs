@@ -51,7 +51,7 @@ fn check<Q: GemmQuant + GpuLayout + RandomBlock, D: Device>(device: &D, plan: Pl
     let case = Random::<Q>::new(n_tokens, n_rows, n_cols);
     let found = launch::<Q, D>(device, plan, &packed(&case.blocks, n_cols), &case.x);
     // Parts are added.
-    case.assert_product(&plan.to_string(), &found, plan.n_parts as usize);
+    case.assert_product(&plan.to_string(), &found, plan.n_parts as usize + usize::from(plan.is_split));
 }
 
 /// A product with random weights and activations.
@@ -123,12 +123,16 @@ const fn shape(n_tokens: usize, n_rows: usize, n_cols: usize) -> Shape {
 }
 
 /// Partial tiles in all dimensions: 70 = 64 + 6 tokens, rows that end within a warp's 16 and leave a consumer without
-/// any, a last unit of 32 columns, or a block of 256; every format and two blocks.
+/// any, a last unit of 32 columns, or a block of 256; every format and two blocks, also of three consumers, and with
+/// divided columns.
 #[test]
 fn every_format() {
     macro_rules! every_format {
         ($($format:ty, $n_cols:literal;)*) => {$(
-            on_hopper!(|device| check::<$format, _>(device, Plan::with(shape(70, 152, $n_cols), 64, 1, 2)));
+            let small = shape(70, 152, $n_cols);
+            for plan in [Plan::with(small, 64, 1, 2), Plan::wide(small, 2), Plan::split(small)] {
+                on_hopper!(|device| check::<$format, _>(device, plan));
+            }
         )*};
     }
     every_format! {
@@ -152,6 +156,22 @@ fn wide_tiles() {
     on_hopper!(|device| check::<Q4_K, _>(device, Plan::with(shape(257, 20, 512), 256, 1, 1)));
     on_hopper!(|device| check::<Q8_0, _>(device, Plan::with(shape(129, 132, 736), 128, 1, 3)));
     on_hopper!(|device| check::<Q6_K, _>(device, Plan::with(shape(3, 260, 512), 128, 1, 2)));
+}
+
+/// Three consumers: more stages than the ring has, and a block that takes several tiles.
+#[test]
+fn high_tiles() {
+    on_hopper!(|device| check::<Q8_0, _>(device, Plan::wide(shape(129, 388, 736), 2)));
+    on_hopper!(|device| check::<Q4_K, _>(device, Plan::wide(shape(5, 4, 256), 132)));
+}
+
+/// Columns divided between two blocks: more stages than the ring has, unequal halves, several clusters; one of the halves of
+/// the tokens is empty.
+#[test]
+fn split_columns() {
+    on_hopper!(|device| check::<Q4_K, _>(device, Plan::split(shape(257, 20, 3 * 256))));
+    on_hopper!(|device| check::<Q8_0, _>(device, Plan::split(shape(200, 132, 7 * 128 + 32))));
+    on_hopper!(|device| check::<Q6_K, _>(device, Plan::split(shape(3, 260, 512))));
 }
 
 /// More tiles of tokens than a group, the last group smaller; three blocks.
