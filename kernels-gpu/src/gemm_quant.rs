@@ -2,12 +2,17 @@
 //!
 //! The tensor cores take weights from registers here: rows of w are rows of matrix a, tokens are columns of the results. So
 //! packed weights go from memory to the lanes that need them ([`crate::quant::fragments`]), which decode them to f16
-//! themselves; nobody stores a decoded weight. A block is three warpgroups. One warp of the first, the producer, has the
-//! copy engine fill a ring of stages with x. The other two, the consumers, each own 64 rows of the block's tile of y, of 128
-//! rows by 64, 128 or 256 tokens.
+//! themselves; nobody stores a decoded weight. A block is three warpgroups or four. One warp of the first, the producer, has
+//! the copy engine fill a ring of stages with x. The others, the consumers, each own 64 rows of the block's tile of y, by 64,
+//! 128 or 256 tokens.
 //!
 //! A consumer's lane fetches its weights 128 columns ahead, and decodes those of 16 columns while the tensor cores work on the
 //! 32 before. Memory is asked for them six times as early. Blocks stay and take tile after tile.
+//!
+//! The tensor cores need half a cycle a token for each product of 16 columns, and some 55 beside, however many consumers there
+//! are and wherever the weights come from. So tiles of 256 tokens do most in a cycle, but what counts as much is that there are
+//! as many tiles as multiprocessors, or a multiple ([`plan`]). Three consumers make tiles of 192 rows; and where there are half
+//! as many tiles as multiprocessors, two blocks divide the columns of each (`split.rs`).
 //!
 //! **Numbers.** Weights are rounded to f16 as [`crate::quant::halves`] says; x is f16 with a scale for each token
 //! ([`crate::narrow`]). Products are exact, sums in f32.
