@@ -2,12 +2,17 @@
 //!
 //! The tensor cores take weights from registers here: rows of w are rows of matrix a, tokens are columns of the results. So
 //! packed weights go from memory to the lanes that need them ([`crate::quant::fragments`]), which decode them to f16
-//! themselves; nobody stores a decoded weight. A block is three warpgroups. One warp of the first, the producer, has the
-//! copy engine fill a ring of stages with x. The other two, the consumers, each own 64 rows of the block's tile of y, of 128
-//! rows by 64, 128 or 256 tokens.
+//! themselves; nobody stores a decoded weight. A block is three warpgroups or four. One warp of the first, the producer, has
+//! the copy engine fill a ring of stages with x. The others, the consumers, each own 64 rows of the block's tile of y, by 64,
+//! 128 or 256 tokens.
 //!
 //! A consumer's lane fetches its weights 128 columns ahead, and decodes those of 16 columns while the tensor cores work on the
 //! 32 before. Memory is asked for them six times as early. Blocks stay and take tile after tile.
+//!
+//! The tensor cores need half a cycle a token for each product of 16 columns, and some 55 beside, however many consumers there
+//! are and wherever the weights come from. So tiles of 256 tokens do most in a cycle, but what counts as much is that there are
+//! as many tiles as multiprocessors, or a multiple ([`plan`]). Three consumers make tiles of 192 rows; and where there are half
+//! as many tiles as multiprocessors, two blocks divide the columns of each (`split.rs`).
 //!
 //! **Numbers.** Weights are rounded to f16 as [`crate::quant::halves`] says; x is f16 with a scale for each token
 //! ([`crate::narrow`]). Products are exact, sums in f32.
@@ -17,6 +22,7 @@ mod items;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod plan;
 mod ring;
+mod split;
 mod staging;
 
 use crate::quant::fragments::{Fragments, QuantFragments};
@@ -33,14 +39,16 @@ pub(crate) use ring::Ring;
 pub(crate) use staging::{Output, Scales, Y_BOX};
 use staging::{STAGED_ROWS, Staging};
 
-/// Threads of a block: the producer's warpgroup and two consumers.
-pub const THREADS: u32 = 3 * wgmma::SIZE;
+/// Threads of a block: the producer's warpgroup and so many consumers.
+pub const fn threads(consumers: u32) -> u32 {
+    (1 + consumers) * wgmma::SIZE
+}
 /// Blocks of a cluster: they have the same tokens, and neighbouring tiles of rows.
 pub const CLUSTER: u32 = 2;
-/// Rows of a block's tile.
-pub const TILE_ROWS: u32 = 128;
+/// Rows of a tile of two consumers.
+pub const TILE_ROWS: u32 = 2 * CONSUMER_ROWS;
 /// Rows of a consumer.
-pub(crate) const CONSUMER_ROWS: u32 = 64;
+pub const CONSUMER_ROWS: u32 = 64;
 /// Tokens that are worked on side by side, so that their x stays in the second-level cache.
 const GROUP_TOKENS: u32 = 1024;
 
@@ -54,13 +62,37 @@ pub(crate) const STAGES_128: usize = 10;
 pub(crate) const STAGES_64: usize = 12;
 
 macro_rules! entries {
-    ($format:ty, $n256:ident, $n128:ident, $n64:ident) => {
-        entries!($format, $n256, 256, 128, STAGES_256);
-        entries!($format, $n128, 128, 64, STAGES_128);
-        entries!($format, $n64, 64, 32, STAGES_64);
+    ($format:ty, $n256:ident, $n128:ident, $n64:ident, $r192:ident, $split:ident) => {
+        entries!($format, $n256, 128 by 256, 128, 2, STAGES_256);
+        entries!($format, $n128, 128 by 128, 64, 2, STAGES_128);
+        entries!($format, $n64, 128 by 64, 32, 2, STAGES_64);
+        entries!($format, $r192, 192 by 128, 64, 3, STAGES_128);
+
+        /// y\[t, o\] = Σ w\[o, k\] · x\[t, k\], tiles of 128 rows by 256 tokens, whose columns are divided between two blocks.
+        ///
+        /// `y [n_tokens, n_rows]`; `w [n_rows, n_cols]` in fragments; `x [n_tokens, n_cols]` with `x_scales [n_tokens]`, both
+        /// from [`crate::narrow`]. Sums in f32, those of each half of the columns apart, in the order of k.
+        ///
+        /// Grid: a cluster for each tile.
+        /// Requires: compute capability 9.0; `n_rows` a multiple of 4, `n_cols` of 32 and more than 128.
+        /// Fast because: (1) to (3) and (5) of the products with whole tiles; all multiprocessors work though there are tiles for
+        /// half of them; each block adds half of the results, which the other one stores into its shared memory.
+        #[kernel(threads = threads(2), cluster = 2, shared = split::SHARED_BYTES, min_blocks = 1, pdl, sm_90a)]
+        pub fn $split(
+            y: OutBoxes<f32, Y_BOX>,
+            w: In<u8>,
+            x: InBoxes<f16, { split::TILE_TOKENS }>,
+            x_scales: In<f32>,
+            n_tokens: u32,
+            n_rows: u32,
+            n_cols: u32,
+        ) {
+            const GROUPS: usize = UNIT_COLS as usize / <$format as Fragments>::GROUP_COLS;
+            split::split::<$format, GROUPS>(y, (w, n_rows, n_cols), (x, x_scales, n_tokens));
+        }
     };
-    ($format:ty, $name:ident, $tokens:literal, $half:literal, $stages:ident) => {
-        #[doc = concat!("y\\[t, o\\] = Σ w\\[o, k\\] · x\\[t, k\\], tiles of 128 rows by ", $tokens, " tokens.")]
+    ($format:ty, $name:ident, $rows:literal by $tokens:literal, $half:literal, $consumers:literal, $stages:ident) => {
+        #[doc = concat!("y\\[t, o\\] = Σ w\\[o, k\\] · x\\[t, k\\], tiles of ", $rows, " rows by ", $tokens, " tokens.")]
         ///
         /// `y [n_tokens, n_rows]`, or if columns are divided `[n_parts, n_tokens, n_rows]` with the tokens of a part padded to
         /// whole tiles: part p is the sum over the columns of `part_units` units of 128; `w [n_rows, n_cols]` in
@@ -73,7 +105,14 @@ macro_rules! entries {
         /// (2) decoding overlaps with the products of the columns before; (3) `wgmma` reads only x from shared memory,
         /// which the copy engine fills; (4) the two blocks of a cluster read x once for both; (5) weights are on their way from
         /// memory long before they are needed; (6) results leave through shared memory, in whole rows of 128 bytes.
-        #[kernel(threads = THREADS, cluster = 2, shared = shared_bytes($tokens, $stages, 2 * STAGED_ROWS), min_blocks = 1, pdl, sm_90a)]
+        #[kernel(
+            threads = threads($consumers),
+            cluster = 2,
+            shared = shared_bytes($tokens, $stages, $consumers * STAGED_ROWS),
+            min_blocks = 1,
+            pdl,
+            sm_90a
+        )]
         pub fn $name(
             y: OutBoxes<f32, Y_BOX>,
             w: In<u8>,
@@ -86,22 +125,99 @@ macro_rules! entries {
         ) {
             let shape = Shape { n_tokens, n_rows, n_cols, part_units };
             const GROUPS: usize = UNIT_COLS as usize / <$format as Fragments>::GROUP_COLS;
-            gemm::<$format, $tokens, $half, $half, $stages, GROUPS>(y, w, x, x_scales, shape);
+            gemm::<$format, $tokens, $half, $half, $stages, GROUPS, $consumers>(y, w, x, x_scales, shape);
         }
     };
 }
 
-entries!(Q4_0, gemm_quant_q4_0_t256, gemm_quant_q4_0_t128, gemm_quant_q4_0_t64);
-entries!(Q4_1, gemm_quant_q4_1_t256, gemm_quant_q4_1_t128, gemm_quant_q4_1_t64);
-entries!(Q5_0, gemm_quant_q5_0_t256, gemm_quant_q5_0_t128, gemm_quant_q5_0_t64);
-entries!(Q5_1, gemm_quant_q5_1_t256, gemm_quant_q5_1_t128, gemm_quant_q5_1_t64);
-entries!(Q8_0, gemm_quant_q8_0_t256, gemm_quant_q8_0_t128, gemm_quant_q8_0_t64);
-entries!(Q4_K, gemm_quant_q4_k_t256, gemm_quant_q4_k_t128, gemm_quant_q4_k_t64);
-entries!(Q5_K, gemm_quant_q5_k_t256, gemm_quant_q5_k_t128, gemm_quant_q5_k_t64);
-entries!(Q6_K, gemm_quant_q6_k_t256, gemm_quant_q6_k_t128, gemm_quant_q6_k_t64);
-entries!(IQ4_NL, gemm_quant_iq4_nl_t256, gemm_quant_iq4_nl_t128, gemm_quant_iq4_nl_t64);
-entries!(IQ4_XS, gemm_quant_iq4_xs_t256, gemm_quant_iq4_xs_t128, gemm_quant_iq4_xs_t64);
-entries!(MXFP4, gemm_quant_mxfp4_t256, gemm_quant_mxfp4_t128, gemm_quant_mxfp4_t64);
+entries!(
+    Q4_0,
+    gemm_quant_q4_0_t256,
+    gemm_quant_q4_0_t128,
+    gemm_quant_q4_0_t64,
+    gemm_quant_q4_0_r192,
+    gemm_quant_q4_0_split
+);
+entries!(
+    Q4_1,
+    gemm_quant_q4_1_t256,
+    gemm_quant_q4_1_t128,
+    gemm_quant_q4_1_t64,
+    gemm_quant_q4_1_r192,
+    gemm_quant_q4_1_split
+);
+entries!(
+    Q5_0,
+    gemm_quant_q5_0_t256,
+    gemm_quant_q5_0_t128,
+    gemm_quant_q5_0_t64,
+    gemm_quant_q5_0_r192,
+    gemm_quant_q5_0_split
+);
+entries!(
+    Q5_1,
+    gemm_quant_q5_1_t256,
+    gemm_quant_q5_1_t128,
+    gemm_quant_q5_1_t64,
+    gemm_quant_q5_1_r192,
+    gemm_quant_q5_1_split
+);
+entries!(
+    Q8_0,
+    gemm_quant_q8_0_t256,
+    gemm_quant_q8_0_t128,
+    gemm_quant_q8_0_t64,
+    gemm_quant_q8_0_r192,
+    gemm_quant_q8_0_split
+);
+entries!(
+    Q4_K,
+    gemm_quant_q4_k_t256,
+    gemm_quant_q4_k_t128,
+    gemm_quant_q4_k_t64,
+    gemm_quant_q4_k_r192,
+    gemm_quant_q4_k_split
+);
+entries!(
+    Q5_K,
+    gemm_quant_q5_k_t256,
+    gemm_quant_q5_k_t128,
+    gemm_quant_q5_k_t64,
+    gemm_quant_q5_k_r192,
+    gemm_quant_q5_k_split
+);
+entries!(
+    Q6_K,
+    gemm_quant_q6_k_t256,
+    gemm_quant_q6_k_t128,
+    gemm_quant_q6_k_t64,
+    gemm_quant_q6_k_r192,
+    gemm_quant_q6_k_split
+);
+entries!(
+    IQ4_NL,
+    gemm_quant_iq4_nl_t256,
+    gemm_quant_iq4_nl_t128,
+    gemm_quant_iq4_nl_t64,
+    gemm_quant_iq4_nl_r192,
+    gemm_quant_iq4_nl_split
+);
+entries!(
+    IQ4_XS,
+    gemm_quant_iq4_xs_t256,
+    gemm_quant_iq4_xs_t128,
+    gemm_quant_iq4_xs_t64,
+    gemm_quant_iq4_xs_r192,
+    gemm_quant_iq4_xs_split
+);
+entries!(
+    MXFP4,
+    gemm_quant_mxfp4_t256,
+    gemm_quant_mxfp4_t128,
+    gemm_quant_mxfp4_t64,
+    gemm_quant_mxfp4_r192,
+    gemm_quant_mxfp4_split
+);
 
 #[inline(always)]
 #[track_caller]
@@ -112,6 +228,7 @@ fn gemm<
     const LEN: usize,
     const STAGES: usize,
     const GROUPS: usize,
+    const CONSUMERS: usize,
 >(
     y: OutBoxes<f32, Y_BOX>,
     w: In<u8>,
@@ -120,15 +237,15 @@ fn gemm<
     shape: Shape,
 ) {
     let mut shared = Shared::new();
-    let output = Staging { y, rows: shared.rows(2 * STAGED_ROWS), consumer: 0 };
-    let ring = Ring::<TOKENS, BOX, STAGES>::new(&mut shared);
+    let output = Staging { y, rows: shared.rows(CONSUMERS * STAGED_ROWS), consumer: 0 };
+    let ring = Ring::<TOKENS, BOX, STAGES>::new(&mut shared, CONSUMERS as u32);
     pdl::launch_dependents();
     let Shape { n_tokens, n_rows, n_cols, .. } = shape;
-    multiply::<Q, _, _, TOKENS, BOX, LEN, STAGES, GROUPS>(
+    multiply::<Q, _, _, TOKENS, BOX, LEN, STAGES, GROUPS, CONSUMERS>(
         (w, n_rows, n_cols),
         (x, x_scales, n_tokens),
         ring,
-        Items::new(shape, TOKENS),
+        Items::new(shape, TOKENS, CONSUMERS as u32 * CONSUMER_ROWS),
         output,
     );
 }
@@ -145,6 +262,7 @@ pub(crate) fn multiply<
     const LEN: usize,
     const STAGES: usize,
     const GROUPS: usize,
+    const CONSUMERS: usize,
 >(
     w: (In<u8>, u32, u32),
     (x, x_scales, n_tokens): (InBoxes<f16, BOX>, In<f32>, u32),
@@ -156,8 +274,8 @@ pub(crate) fn multiply<
     let warp = warp::shuffle_idx(warp::warp_id(), 0);
     let warpgroup = warp * warp::SIZE / wgmma::SIZE;
     if warpgroup == 0 {
-        // Results of 256 tokens leave the producer so few that its code hardly fits.
-        if TOKENS == 256 {
+        // Results of 256 tokens, or of three consumers, leave the producer so few that its code hardly fits.
+        if TOKENS == 256 || CONSUMERS == 3 {
             wgmma::release_registers::<24>();
         } else {
             wgmma::release_registers::<40>();
@@ -167,7 +285,9 @@ pub(crate) fn multiply<
             produce(x, ring, items);
         }
     } else {
-        if TOKENS == 256 {
+        if CONSUMERS == 3 {
+            wgmma::take_registers::<160>();
+        } else if TOKENS == 256 {
             wgmma::take_registers::<240>();
         } else {
             wgmma::take_registers::<232>();

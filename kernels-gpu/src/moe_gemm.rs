@@ -12,8 +12,8 @@ mod items;
 pub mod plan;
 
 use crate::gemm_quant::{
-    CONSUMER_ROWS, Output, Place, Ring, STAGES_64, STAGES_128, STAGES_256, Scales, THREADS, Y_BOX, multiply,
-    shared_bytes,
+    CONSUMER_ROWS, Output, Place, Ring, STAGES_64, STAGES_128, STAGES_256, Scales, Y_BOX, multiply,
+    shared_bytes, threads,
 };
 use crate::quant::fragments::Fragments;
 use crate::quant::halves::UNIT_COLS;
@@ -46,7 +46,7 @@ macro_rules! entries {
         /// Fast because: all that makes [`crate::gemm_quant`] fast; and tiles of tokens of one expert follow each other, so that
         /// its weights are still in the second-level cache.
         #[kernel(
-            threads = THREADS,
+            threads = threads(2),
             cluster = 2,
             shared = shared_bytes($tokens, $stages, 0) + TABLE_BYTES,
             min_blocks = 1,
@@ -72,11 +72,11 @@ macro_rules! entries {
             pdl::wait();
             table(rows, offsets, n_experts, $tokens);
             // Ends with a barrier.
-            let ring = Ring::<$tokens, $half, $stages>::new(&mut shared);
+            let ring = Ring::<$tokens, $half, $stages>::new(&mut shared, 2);
             let shape = Shape { n_experts, n_rows, n_cols };
             let items = Grouped::new(rows, offsets, shape, $tokens);
             let output = Stores { y, n_rows, consumer: 0 };
-            multiply::<$format, _, _, $tokens, $half, $half, $stages, GROUPS>(
+            multiply::<$format, _, _, $tokens, $half, $half, $stages, GROUPS, 2>(
                 (w, items.w_rows(), n_cols),
                 (x, x_scales, n_assigned),
                 ring,

@@ -153,6 +153,12 @@ fn chosen<Q: Format + GemmQuant>(shape: [usize; 3]) -> Case {
 /// The plan of the chooser, then each that it could have chosen.
 fn of_format<Q: Format + GemmQuant>(shape: [usize; 3]) -> Vec<Case> {
     let mut cases = vec![chosen::<Q>(shape)];
+    cases.push(case::<Q>(shape, " r192".to_owned(), Plan::wide).variant());
+    let split = |shape, _| Plan::split(shape).expect("more than 128 columns");
+    cases.push(case::<Q>(shape, " split".to_owned(), split).variant());
+    // Where there is no such plan, the chooser's is measured again.
+    let rounds = |shape, n| Plan::rounds(shape, n).unwrap_or_else(|| Plan::new(shape, n));
+    cases.push(case::<Q>(shape, " rounds".to_owned(), rounds).variant());
     for tokens in TILE_TOKENS {
         for n_parts in [1, 2, 3, 4, 8].into_iter().filter(|&n| n == 1 || shape[0] <= 512) {
             let plan = move |shape, n| Plan::with(shape, tokens, n_parts, n);

@@ -1,6 +1,6 @@
 //! What blocks work on, and in which order.
 
-use super::{CLUSTER, GROUP_TOKENS, TILE_ROWS};
+use super::{CLUSTER, GROUP_TOKENS};
 use crate::gemm_wgmma::Tiles;
 use crate::quant::halves::UNIT_COLS;
 use crate::simt::cluster;
@@ -53,19 +53,20 @@ pub struct Items {
     pub n_units: u32,
     pub part_units: u32,
     pub tile_tokens: u32,
+    pub tile_rows: u32,
 }
 
 impl Items {
     #[inline(always)]
-    pub fn new(shape: Shape, tile_tokens: u32) -> Self {
+    pub fn new(shape: Shape, tile_tokens: u32, tile_rows: u32) -> Self {
         let tiles = Tiles {
             tokens: shape.n_tokens.div_ceil(tile_tokens),
-            rows: shape.n_rows.div_ceil(CLUSTER * TILE_ROWS),
+            rows: shape.n_rows.div_ceil(CLUSTER * tile_rows),
             group: GROUP_TOKENS / tile_tokens,
         };
         let n_units = shape.n_cols.div_ceil(UNIT_COLS);
         let n = tiles.tokens * tiles.rows * n_units.div_ceil(shape.part_units);
-        Self { tiles, n, n_units, part_units: shape.part_units, tile_tokens }
+        Self { tiles, n, n_units, part_units: shape.part_units, tile_tokens, tile_rows }
     }
 }
 
@@ -83,7 +84,7 @@ impl Source for Items {
         let first_unit = part * self.part_units;
         Item {
             token: token_tile * self.tile_tokens,
-            row: (row_tile * CLUSTER + cluster::block_rank()) * TILE_ROWS,
+            row: (row_tile * CLUSTER + cluster::block_rank()) * self.tile_rows,
             part,
             first_unit,
             n_units: self.part_units.min(self.n_units - first_unit),

@@ -13,7 +13,7 @@ pub const STAGE_COLS: u32 = 64;
 /// Stages of a unit of columns.
 const UNIT_STAGES: u32 = UNIT_COLS / STAGE_COLS;
 
-/// Stages of x, [`STAGE_COLS`] columns deep. All blocks of a cluster have the same tokens: each loads `BOX` of them for all. A
+/// Stages of x, [`STAGE_COLS`] columns deep. If all blocks of a cluster need the same x, each loads `BOX` tokens for all. A
 /// stage is filled by the copy engine, which counts its bytes at the stage's barrier `full`, and freed by the consumers'
 /// warps of all blocks, which arrive at `empty`.
 #[derive(Clone, Copy)]
@@ -26,10 +26,11 @@ pub struct Ring<const TOKENS: u32, const BOX: u32, const STAGES: usize> {
 impl<const TOKENS: u32, const BOX: u32, const STAGES: usize> Ring<TOKENS, BOX, STAGES> {
     const SHARERS: u32 = TOKENS / BOX;
 
-    /// Carves the ring's memory, and has one thread prepare its barriers. Ends with a barrier of the cluster.
+    /// Carves the ring's memory, and has one thread prepare its barriers, for so many consumers in a block. Ends with a barrier
+    /// of the cluster.
     #[inline(always)]
     #[track_caller]
-    pub fn new(shared: &mut Shared) -> Self {
+    pub fn new(shared: &mut Shared, n_consumers: u32) -> Self {
         let ring = Ring {
             x: shared.rows(STAGES * TOKENS as usize),
             full: shared.barriers(STAGES),
@@ -39,7 +40,7 @@ impl<const TOKENS: u32, const BOX: u32, const STAGES: usize> Ring<TOKENS, BOX, S
             for stage in 0..STAGES {
                 ring.full.init(stage, 1);
                 // One arrival a warp of the consumers.
-                ring.empty.init(stage, Self::SHARERS * 2 * wgmma::SIZE / warp::SIZE);
+                ring.empty.init(stage, Self::SHARERS * n_consumers * wgmma::SIZE / warp::SIZE);
             }
             mbarrier::fence_init();
         }
@@ -64,7 +65,11 @@ impl<const TOKENS: u32, const BOX: u32, const STAGES: usize> Ring<TOKENS, BOX, S
     #[track_caller]
     pub fn free(self, place: Place) {
         let lane = warp::lane_id();
-        if lane < Self::SHARERS {
+        if Self::SHARERS == 1 {
+            if lane == 0 {
+                self.empty.arrive(place.stage);
+            }
+        } else if lane < Self::SHARERS {
             self.empty.arrive_remote(place.stage, lane);
         }
     }
@@ -73,7 +78,7 @@ impl<const TOKENS: u32, const BOX: u32, const STAGES: usize> Ring<TOKENS, BOX, S
     #[inline(always)]
     #[track_caller]
     pub fn fill(self, x: InBoxes<f16, BOX>, item: Item, place: Place) -> Place {
-        let first = cluster::block_rank() * BOX;
+        let first = if Self::SHARERS == 1 { 0 } else { cluster::block_rank() * BOX };
         let all = (1 << Self::SHARERS) - 1;
         let mut place = place;
         let (mut stage, end) =
@@ -85,7 +90,11 @@ impl<const TOKENS: u32, const BOX: u32, const STAGES: usize> Ring<TOKENS, BOX, S
                 self.full.arrive_expect(place.stage, Self::SHARERS * InBoxes::<f16, BOX>::BYTES);
                 let corner = (item.token + first, stage * STAGE_COLS);
                 let part = self.stage(place).at_row(first as usize);
-                x.load_multicast(part, self.full, place.stage, corner, all);
+                if Self::SHARERS == 1 {
+                    x.load(part, self.full, place.stage, corner.0, corner.1);
+                } else {
+                    x.load_multicast(part, self.full, place.stage, corner, all);
+                }
             }
             place = place.next::<STAGES>();
             stage += 1;

@@ -173,7 +173,7 @@ fn quad_of<const LEN: usize, const BLOCKS: usize>(
 /// Gives every other block of the cluster its part of this thread's results.
 #[inline(always)]
 #[track_caller]
-pub(super) fn give<const LEN: usize, const BLOCKS: usize>(
+pub(crate) fn give<const LEN: usize, const BLOCKS: usize>(
     pieces: Tile<f32>,
     given: Barriers,
     results: &Accumulators<LEN>,
@@ -193,11 +193,11 @@ pub(super) fn give<const LEN: usize, const BLOCKS: usize>(
 /// Its own piece is among the results.
 #[inline(always)]
 #[track_caller]
-pub(super) fn add<const LEN: usize, const BLOCKS: usize>(
+pub(crate) fn add<const LEN: usize, const BLOCKS: usize>(
     pieces: Tile<f32>,
     results: &Accumulators<LEN>,
     rank: u32,
-    take: impl Fn(usize, [f32; 4]),
+    mut take: impl FnMut(usize, [f32; 4]),
 ) {
     for quad in 0..LEN / BLOCKS / 4 {
         let mut own = quad_of::<LEN, BLOCKS>(results, 0, quad);

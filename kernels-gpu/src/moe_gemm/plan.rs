@@ -62,8 +62,8 @@ impl Plan {
         Plan { shape, tile_tokens, n_blocks }
     }
 
-    /// What the plan costs, in cycles of a multiprocessor, if tokens spread evenly: then half of the last tiles' tokens are
-    /// there. The numbers are those of [`crate::gemm_quant::plan`].
+    /// What the plan costs, if tokens spread evenly: then half of the last tiles' tokens are there. To weigh plans against each
+    /// other, the numbers need not be exact.
     fn cost(&self, n_multiprocessors: u32) -> u64 {
         let Shape { n_assigned, n_experts, n_rows, n_cols } = self.shape;
         let (unit, results) = match self.tile_tokens {

@@ -50,8 +50,8 @@ fn check<Q: GemmQuant + GpuLayout + RandomBlock, D: Device>(device: &D, plan: Pl
     let Shape { n_tokens, n_rows, n_cols } = plan.shape;
     let case = Random::<Q>::new(n_tokens, n_rows, n_cols);
     let found = launch::<Q, D>(device, plan, &packed(&case.blocks, n_cols), &case.x);
-    // Parts are added.
-    case.assert_product(&plan.to_string(), &found, plan.n_parts as usize);
+    // Parts are added, and halves of columns.
+    case.assert_product(&plan.to_string(), &found, plan.n_parts as usize + 1);
 }
 
 /// A product with random weights and activations.
@@ -137,12 +137,16 @@ const fn shape(n_tokens: usize, n_rows: usize, n_cols: usize) -> Shape {
 }
 
 /// Partial tiles in all dimensions: 70 = 64 + 6 tokens, rows that end within a warp's 16 and leave a consumer without
-/// any, a last unit of 32 columns, or a block of 256; every format and two blocks.
+/// any, a last unit of 32 columns, or a block of 256; every format and two blocks, also of three consumers, and with
+/// divided columns.
 #[test]
 fn every_format() {
     macro_rules! every_format {
         ($($format:ty, $n_cols:literal;)*) => {$(
-            on_hopper!(|device| check::<$format, _>(device, Plan::with(shape(70, 152, $n_cols), 64, 1, 2)));
+            let small = shape(70, 152, $n_cols);
+            for plan in [Plan::with(small, 64, 1, 2), Plan::wide(small, 2), Plan::split(small).unwrap()] {
+                on_hopper!(|device| check::<$format, _>(device, plan));
+            }
         )*};
     }
     every_format! {
@@ -166,6 +170,33 @@ fn wide_tiles() {
     on_hopper!(|device| check::<Q4_K, _>(device, Plan::with(shape(257, 20, 512), 256, 1, 1)));
     on_hopper!(|device| check::<Q8_0, _>(device, Plan::with(shape(129, 132, 736), 128, 1, 3)));
     on_hopper!(|device| check::<Q6_K, _>(device, Plan::with(shape(3, 260, 512), 128, 1, 2)));
+}
+
+/// Three consumers: more stages than the ring has, and a block that takes several tiles.
+#[test]
+fn high_tiles() {
+    on_hopper!(|device| check::<Q8_0, _>(device, Plan::wide(shape(129, 388, 736), 2)));
+    on_hopper!(|device| check::<Q4_K, _>(device, Plan::wide(shape(5, 4, 256), 132)));
+}
+
+/// Columns divided between two blocks: more stages than the ring has, unequal halves, several clusters; one of the halves of
+/// the tokens is empty.
+#[test]
+fn split_columns() {
+    on_hopper!(|device| check::<Q4_K, _>(device, Plan::split(shape(257, 20, 3 * 256)).unwrap()));
+    on_hopper!(|device| check::<Q8_0, _>(device, Plan::split(shape(200, 132, 7 * 128 + 32)).unwrap()));
+    on_hopper!(|device| check::<Q6_K, _>(device, Plan::split(shape(3, 260, 512)).unwrap()));
+}
+
+/// Whole tiles for every block, and divided columns of the rows that remain.
+#[test]
+fn rounds_and_the_rest() {
+    let plan = Plan::rounds(shape(257, 512 + 140, 288), 8).unwrap();
+    assert_eq!((plan.whole_rows, plan.n_blocks), (512, [8, 8]));
+    on_hopper!(|device| check::<Q8_0, _>(device, plan));
+    // Nothing remains; no whole round.
+    assert_eq!(Plan::rounds(shape(257, 512, 288), 8), None);
+    assert_eq!(Plan::rounds(shape(257, 256, 288), 8), None);
 }
 
 /// More tiles of tokens than a group, the last group smaller; three blocks.
@@ -233,7 +264,7 @@ fn weights_come_once_a_tile() {
         let found: u64 = of_w.map(|site| site.transactions).sum();
         // A unit of 16 rows by 128 columns: the quants, and the scales of 256 columns.
         let unit_bytes = 16 * 64 + 16 * 16;
-        let units = n_items * shape.n_cols / 128 + plan.n_blocks as usize;
+        let units = n_items * shape.n_cols / 128 + plan.n_blocks[0] as usize;
         assert_eq!(found as usize, 8 * units * unit_bytes / 32, "sectors of w");
     }
 }
