@@ -9,10 +9,11 @@
 //! A consumer's lane fetches its weights 128 columns ahead, and decodes those of 16 columns while the tensor cores work on the
 //! 32 before. Memory is asked for them six times as early. Blocks stay and take tile after tile.
 //!
-//! The tensor cores need half a cycle a token for each product of 16 columns, and some 55 beside, however many consumers there
-//! are and wherever the weights come from. So tiles of 256 tokens do most in a cycle, but what counts as much is that there are
-//! as many tiles as multiprocessors, or a multiple ([`plan`]). Three consumers make tiles of 192 rows; and where there are half
-//! as many tiles as multiprocessors, two blocks divide the columns of each (`split.rs`).
+//! The tensor cores need half a cycle a token for each product of 16 columns, and some 50 beside, however many consumers there
+//! are (with weights in shared memory 35, which others would have to decode). So tiles of 256 tokens do most in a cycle, but
+//! what counts as much is that there are as many tiles as multiprocessors, or a multiple (`plan.rs`). Three consumers make
+//! tiles of 192 rows; and where there are half as many tiles as multiprocessors, two blocks divide the columns of each
+//! (`split.rs`).
 //!
 //! **Numbers.** Weights are rounded to f16 as [`crate::quant::halves`] says; x is f16 with a scale for each token
 //! ([`crate::narrow`]). Products are exact, sums in f32.
@@ -43,7 +44,8 @@ use staging::{STAGED_ROWS, Staging};
 pub const fn threads(consumers: u32) -> u32 {
     (1 + consumers) * wgmma::SIZE
 }
-/// Blocks of a cluster: they have the same tokens, and neighbouring tiles of rows.
+
+/// Blocks of a cluster: they have the same tokens, and neighbouring tiles of rows or half of the columns of one each.
 pub const CLUSTER: u32 = 2;
 /// Rows of a tile of two consumers.
 pub const TILE_ROWS: u32 = 2 * CONSUMER_ROWS;
@@ -130,94 +132,17 @@ macro_rules! entries {
     };
 }
 
-entries!(
-    Q4_0,
-    gemm_quant_q4_0_t256,
-    gemm_quant_q4_0_t128,
-    gemm_quant_q4_0_t64,
-    gemm_quant_q4_0_r192,
-    gemm_quant_q4_0_split
-);
-entries!(
-    Q4_1,
-    gemm_quant_q4_1_t256,
-    gemm_quant_q4_1_t128,
-    gemm_quant_q4_1_t64,
-    gemm_quant_q4_1_r192,
-    gemm_quant_q4_1_split
-);
-entries!(
-    Q5_0,
-    gemm_quant_q5_0_t256,
-    gemm_quant_q5_0_t128,
-    gemm_quant_q5_0_t64,
-    gemm_quant_q5_0_r192,
-    gemm_quant_q5_0_split
-);
-entries!(
-    Q5_1,
-    gemm_quant_q5_1_t256,
-    gemm_quant_q5_1_t128,
-    gemm_quant_q5_1_t64,
-    gemm_quant_q5_1_r192,
-    gemm_quant_q5_1_split
-);
-entries!(
-    Q8_0,
-    gemm_quant_q8_0_t256,
-    gemm_quant_q8_0_t128,
-    gemm_quant_q8_0_t64,
-    gemm_quant_q8_0_r192,
-    gemm_quant_q8_0_split
-);
-entries!(
-    Q4_K,
-    gemm_quant_q4_k_t256,
-    gemm_quant_q4_k_t128,
-    gemm_quant_q4_k_t64,
-    gemm_quant_q4_k_r192,
-    gemm_quant_q4_k_split
-);
-entries!(
-    Q5_K,
-    gemm_quant_q5_k_t256,
-    gemm_quant_q5_k_t128,
-    gemm_quant_q5_k_t64,
-    gemm_quant_q5_k_r192,
-    gemm_quant_q5_k_split
-);
-entries!(
-    Q6_K,
-    gemm_quant_q6_k_t256,
-    gemm_quant_q6_k_t128,
-    gemm_quant_q6_k_t64,
-    gemm_quant_q6_k_r192,
-    gemm_quant_q6_k_split
-);
-entries!(
-    IQ4_NL,
-    gemm_quant_iq4_nl_t256,
-    gemm_quant_iq4_nl_t128,
-    gemm_quant_iq4_nl_t64,
-    gemm_quant_iq4_nl_r192,
-    gemm_quant_iq4_nl_split
-);
-entries!(
-    IQ4_XS,
-    gemm_quant_iq4_xs_t256,
-    gemm_quant_iq4_xs_t128,
-    gemm_quant_iq4_xs_t64,
-    gemm_quant_iq4_xs_r192,
-    gemm_quant_iq4_xs_split
-);
-entries!(
-    MXFP4,
-    gemm_quant_mxfp4_t256,
-    gemm_quant_mxfp4_t128,
-    gemm_quant_mxfp4_t64,
-    gemm_quant_mxfp4_r192,
-    gemm_quant_mxfp4_split
-);
+entries! { Q4_0, gemm_quant_q4_0_t256, gemm_quant_q4_0_t128, gemm_quant_q4_0_t64, gemm_quant_q4_0_r192, gemm_quant_q4_0_split }
+entries! { Q4_1, gemm_quant_q4_1_t256, gemm_quant_q4_1_t128, gemm_quant_q4_1_t64, gemm_quant_q4_1_r192, gemm_quant_q4_1_split }
+entries! { Q5_0, gemm_quant_q5_0_t256, gemm_quant_q5_0_t128, gemm_quant_q5_0_t64, gemm_quant_q5_0_r192, gemm_quant_q5_0_split }
+entries! { Q5_1, gemm_quant_q5_1_t256, gemm_quant_q5_1_t128, gemm_quant_q5_1_t64, gemm_quant_q5_1_r192, gemm_quant_q5_1_split }
+entries! { Q8_0, gemm_quant_q8_0_t256, gemm_quant_q8_0_t128, gemm_quant_q8_0_t64, gemm_quant_q8_0_r192, gemm_quant_q8_0_split }
+entries! { Q4_K, gemm_quant_q4_k_t256, gemm_quant_q4_k_t128, gemm_quant_q4_k_t64, gemm_quant_q4_k_r192, gemm_quant_q4_k_split }
+entries! { Q5_K, gemm_quant_q5_k_t256, gemm_quant_q5_k_t128, gemm_quant_q5_k_t64, gemm_quant_q5_k_r192, gemm_quant_q5_k_split }
+entries! { Q6_K, gemm_quant_q6_k_t256, gemm_quant_q6_k_t128, gemm_quant_q6_k_t64, gemm_quant_q6_k_r192, gemm_quant_q6_k_split }
+entries! { IQ4_NL, gemm_quant_iq4_nl_t256, gemm_quant_iq4_nl_t128, gemm_quant_iq4_nl_t64, gemm_quant_iq4_nl_r192, gemm_quant_iq4_nl_split }
+entries! { IQ4_XS, gemm_quant_iq4_xs_t256, gemm_quant_iq4_xs_t128, gemm_quant_iq4_xs_t64, gemm_quant_iq4_xs_r192, gemm_quant_iq4_xs_split }
+entries! { MXFP4, gemm_quant_mxfp4_t256, gemm_quant_mxfp4_t128, gemm_quant_mxfp4_t64, gemm_quant_mxfp4_r192, gemm_quant_mxfp4_split }
 
 #[inline(always)]
 #[track_caller]

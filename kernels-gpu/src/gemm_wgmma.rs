@@ -4,16 +4,16 @@
 //! a tile of x and one of w, 64 columns deep (`ring.rs`). The other two, the consumers, multiply: each owns 64 tokens of
 //! the block's tile of y, in registers. Ring and products run ahead of each other as far as the ring is long;
 //! nobody waits for the whole block. Blocks stay and take tile after tile, so that loading the next tile
-//! overlaps the last products of this one. [`multicast`] has the variant whose blocks load for each other, [`few`],
-//! [`split`] and [`turns`] those for few tokens, [`plan`] the choice.
+//! overlaps the last products of this one. [`multicast`] has the variant whose blocks load for each other, [`pair`],
+//! [`few`] and [`split`] those for few tokens, [`plan`] the choice.
 
 pub mod few;
 pub mod multicast;
+pub mod pair;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod plan;
 mod ring;
 pub mod split;
-pub mod turns;
 
 use crate::simt::boxes::{self, InBoxes, OutBoxes, Rows, rows_bytes};
 use crate::simt::cluster;

@@ -58,15 +58,14 @@ fn of_type<T: Type>(ty: &str, [n_tokens, n_rows, n_cols]: [usize; 3]) -> Vec<Cas
         ]);
     }
     if n_tokens <= 16 {
-        cases.push(case(" few", |shape, _| Plan::few(shape)).variant());
+        cases.push(case(" pair16x128", |shape, _| Plan::pair(shape, 16, 128)).variant());
     }
     if n_tokens <= 64 {
-        cases.push(case(" split2x64", |shape, _| Plan::split(shape, 64, 2)).variant());
-        cases.push(case(" split4x64", |shape, _| Plan::split(shape, 64, 4)).variant());
-    } else if n_tokens <= 512 {
-        cases.push(case(" split2x128", |shape, _| Plan::split(shape, 128, 2)).variant());
-        cases.push(case(" split4x128", |shape, _| Plan::split(shape, 128, 4)).variant());
-        cases.push(case(" turns", Plan::turns).variant());
+        cases.push(case(" pair64x128", |shape, _| Plan::pair(shape, 64, 128)).variant());
+        cases.push(case(" split64x128", |shape, _| Plan::split(shape)).variant());
+    } else if n_tokens <= 256 {
+        cases.push(case(" pair128x64", |shape, _| Plan::pair(shape, 128, 64)).variant());
+        cases.push(case(" pair128x96", |shape, _| Plan::pair(shape, 128, 96)).variant());
     }
     cases
 }

@@ -154,8 +154,8 @@ impl Plan {
     }
 
     /// What the plan costs, in cycles of a multiprocessor: rounds of blocks, and the traffic of several parts. Beside half a cycle
-    /// a token, each of a unit's products takes the tensor cores some 55 cycles, whoever waits for it. (Times of an H100, fitted
-    /// to those of the shapes of an 8B model from 64 to 8,192 tokens.)
+    /// a token, each of a consumer's eight products of a unit takes the tensor cores some 50 cycles. (To weigh plans against
+    /// each other, this need not be exact. The numbers are fitted to times of an H100, with the shapes of an 8B model.)
     fn cost(&self, n_multiprocessors: u32) -> u64 {
         const START: u64 = 3500;
         const SPLIT_RESULTS: u64 = 8000;

@@ -1,43 +1,42 @@
 //! Products with up to 16 tokens: rows of w are the rows of the tensor cores' results, tokens are columns, of which 16 can
-//! be had. So x takes little of the shared memory, and the copy engine runs further ahead with w than in [`super::split`],
+//! be had. So x takes little of the shared memory, and the copy engine runs further ahead with w than in [`super::pair`],
 //! which this is like in all else.
 
-use super::ring::{Ring, STAGE_COLS, Stretch, THREADS, ring_bytes};
-use super::split::{add, give};
+use super::pair::{BLOCKS, pair, shared_bytes};
+use super::ring::THREADS;
 use crate::simt::boxes::InBoxes;
-use crate::simt::cluster;
-use crate::simt::mbarrier::{self, Place};
 use crate::simt::prelude::*;
-use crate::simt::shared::tile_bytes;
-use crate::simt::wgmma::{self, Accumulators, Operand};
+use crate::simt::wgmma::Operand;
 
 /// Tokens of a tile.
 pub const TILE_TOKENS: u32 = 16;
 /// Rows of a tile.
 pub const TILE_ROWS: u32 = 128;
-/// Blocks of a cluster, among which the columns of a tile are divided.
-pub const BLOCKS: usize = 2;
 
 const STAGES: usize = 12;
 /// Results of a thread.
 const LEN: usize = 8;
-/// Pieces that the other block gives.
-const N_PIECES: usize = (TILE_TOKENS * TILE_ROWS) as usize / BLOCKS * (BLOCKS - 1);
-const SHARED_BYTES: usize =
-    ring_bytes(TILE_TOKENS, TILE_ROWS, STAGES) + tile_bytes::<f32>(N_PIECES) + mbarrier::bytes(1);
 
 macro_rules! entry {
     ($name:ident: $ty:ident) => {
         #[doc = concat!("y\\[t, o\\] = Σ w\\[o, k\\] · x\\[t, k\\], all in ", stringify!($ty), ", tiles of 16 tokens by 128 rows.")]
         ///
-        /// `y [n_tokens, n_rows]`, `w [n_rows, n_cols]`, `x [n_tokens, n_cols]`; sums in f32, those of either half of the
-        /// columns apart.
+        /// `y [n_tokens, n_rows]`, `w [n_rows, n_cols]`, `x [n_tokens, n_cols]`; sums in f32, those of either block's columns
+        /// apart.
         ///
         /// Grid: a cluster of two blocks for each tile.
         /// Requires: compute capability 9.0; more than 64 columns.
-        /// Fast because: every block reads an equal part of w, through the copy engine, 192 KiB ahead, and begins while the
-        /// kernel before it ends.
-        #[kernel(threads = THREADS, cluster = BLOCKS, shared = SHARED_BYTES, min_blocks = 1, max_regs = 128, pdl, sm_90a)]
+        /// Fast because: every block reads w through the copy engine, 192 KiB ahead, and begins while the kernel before it
+        /// ends.
+        #[kernel(
+            threads = THREADS,
+            cluster = BLOCKS,
+            shared = shared_bytes(TILE_TOKENS, TILE_ROWS, STAGES),
+            min_blocks = 1,
+            max_regs = 128,
+            pdl,
+            sm_90a
+        )]
         pub fn $name(
             y: Out<$ty>,
             w: InBoxes<$ty, TILE_ROWS>,
@@ -64,52 +63,24 @@ fn few<T: Operand>(
     n_rows: u32,
     n_cols: u32,
 ) {
-    let mut shared = Shared::new();
-    let ring = Ring::<T, TILE_TOKENS, TILE_ROWS, TILE_ROWS, STAGES>::new(&mut shared, 2);
-    let pieces = shared.tile::<f32>(N_PIECES);
-    let given = shared.barriers(1);
-    pdl::launch_dependents();
-    let (rank, n_blocks) = (cluster::block_rank(), BLOCKS as u32);
-    let (tile, n_row_tiles) = (thread::block_idx_x() / n_blocks, n_rows.div_ceil(TILE_ROWS));
-    let n_stages = n_cols.div_ceil(STAGE_COLS);
-    let first_stage = rank * n_stages / n_blocks;
-    let stretch = Stretch {
-        token: tile / n_row_tiles * TILE_TOKENS,
-        row: tile % n_row_tiles * TILE_ROWS,
-        first_stage,
-        n_stages: (rank + 1) * n_stages / n_blocks - first_stage,
-    };
-    if thread::thread_idx_x() == 0 {
-        given.init(0, 1);
-        mbarrier::fence_init();
-        given.arrive_expect(0, (N_PIECES * size_of::<f32>()) as u32);
-    }
-    // The other's shared memory is there from here on.
-    cluster::start();
-    wgmma::specialise::<56, 160>(
-        || {
-            let n_preloaded = ring.preload(w, stretch);
-            pdl::wait();
-            ring.fill(x, w, stretch, Place::START, n_preloaded);
-        },
-        |consumer| {
-            pdl::wait();
-            let mut results = Accumulators::<LEN>::zero();
-            let first_row = consumer * TILE_ROWS / 2;
-            ring.multiply_rows(&mut results, first_row, stretch.n_stages);
-            give::<LEN, BLOCKS>(pieces, given, &results, rank);
-            given.wait_remote(0, 0);
+    // A consumer has half of the rows.
+    let first_row = |consumer: u32| consumer * TILE_ROWS / 2;
+    pair::<T, TILE_TOKENS, TILE_ROWS, LEN, STAGES>(
+        w,
+        x,
+        n_rows,
+        n_cols,
+        |ring, results, consumer, n_stages| ring.multiply_rows(results, first_row(consumer), n_stages),
+        |tile, consumer, quad, sum| {
             let lane = warp::lane_id();
-            let row = stretch.row + first_row + warp::warp_id() % 4 * 16 + lane / 4;
-            let token = stretch.token + 8 * rank + lane % 4 * 2;
-            add::<LEN, BLOCKS>(pieces, &results, rank, |_, sum| {
-                for i in 0..4 {
-                    let (token, row) = (token + i % 2, row + i / 2 * 8);
-                    if token < n_tokens && row < n_rows {
-                        store(token as usize * n_rows as usize + row as usize, sum[i as usize]);
-                    }
+            let row = tile.row + first_row(consumer) + warp::warp_id() % 4 * 16 + lane / 4;
+            let token = tile.token + 8 * quad as u32 + lane % 4 * 2;
+            for i in 0..4 {
+                let (token, row) = (token + i % 2, row + i / 2 * 8);
+                if token < n_tokens && row < n_rows {
+                    store(token as usize * n_rows as usize + row as usize, sum[i as usize]);
                 }
-            });
+            }
         },
     );
 }

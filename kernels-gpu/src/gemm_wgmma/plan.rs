@@ -2,8 +2,8 @@
 
 use super::few::{gemm_few_bf16, gemm_few_f16};
 use super::multicast::*;
-use super::split::*;
-use super::turns::{gemm_turns_bf16, gemm_turns_f16};
+use super::pair::*;
+use super::split::{gemm_split_bf16, gemm_split_f16};
 use super::*;
 use crate::launch::{Device, DeviceSlice, Grid, Matrix, MatrixMut};
 
@@ -31,17 +31,15 @@ pub enum Kind {
         /// Rows of a tile.
         rows: u32,
     },
-    /// Columns divided among the blocks of a cluster: tiles of 64 or 128 tokens by 128 rows.
-    Split {
+    /// Columns divided between the two blocks of a cluster: tiles of 16 or 64 tokens by 128 rows, or of 128 by 64 or 96.
+    Pair {
         /// Tokens of a tile.
         tokens: u32,
-        /// Blocks of a cluster (2 or 4).
-        blocks: u32,
+        /// Rows of a tile.
+        rows: u32,
     },
-    /// The same with tiles of 16 tokens by 128 rows, clusters of 2.
-    Few,
-    /// Tiles of 64 by 64, whose stages the consumers of a block take in turns; clusters of 2 tiles along the tokens.
-    Turns,
+    /// Columns divided among the four blocks of a cluster: tiles of 64 tokens by 128 rows.
+    Split,
 }
 
 /// A product's kind and blocks.
@@ -81,16 +79,15 @@ impl Plan {
         let n = n_multiprocessors;
         let mut plans: Vec<Plan> = [256, 224, 192, 128, 64].map(|rows| Self::tiles(shape, rows, n)).into();
         plans.extend([256, 224, 192, 128].map(|rows| Self::multicast(shape, rows, n)));
-        // More than one tile along the tokens would read w again.
-        for (tokens, blocks) in [(64, 2), (64, 4), (128, 2), (128, 4)] {
-            if n_tokens <= tokens as usize && shape.n_stages() >= blocks {
-                plans.push(Self::split(shape, tokens, blocks));
+        // More than one tile along the tokens reads w again; two of 128 tokens do it from the second-level cache.
+        for (tokens, rows, tokens_max) in [(16, 128, 16), (64, 128, 64), (128, 64, 256), (128, 96, 256)] {
+            if n_tokens <= tokens_max && shape.n_stages() >= pair::BLOCKS {
+                plans.push(Self::pair(shape, tokens, rows));
             }
         }
-        if n_tokens <= few::TILE_TOKENS as usize && shape.n_stages() >= few::BLOCKS as u32 {
-            plans.push(Self::few(shape));
+        if n_tokens <= split::TILE_TOKENS as usize && shape.n_stages() >= split::BLOCKS as u32 {
+            plans.push(Self::split(shape));
         }
-        plans.push(Self::turns(shape, n));
         plans.into_iter().min_by_key(|plan| plan.cost_ns(n)).expect("ten candidates at least")
     }
 
@@ -106,31 +103,25 @@ impl Plan {
         Self { shape, kind: Kind::Multicast { rows }, n_blocks }
     }
 
-    /// The plan that divides the columns of a tile of `tokens` by 128 rows among `blocks` blocks.
+    /// The plan that divides the columns of a tile of `tokens` by `rows` between two blocks.
     ///
     /// # Panics
     /// If there are less than 64 columns for one of the blocks.
-    pub fn split(shape: Shape, tokens: u32, blocks: u32) -> Self {
-        assert!(shape.n_stages() >= blocks, "{} columns for {blocks} blocks", shape.n_cols);
-        let n_blocks = blocks * shape.n_tiles(tokens, split::TILE_ROWS);
-        Self { shape, kind: Kind::Split { tokens, blocks }, n_blocks }
+    pub fn pair(shape: Shape, tokens: u32, rows: u32) -> Self {
+        assert!(shape.n_stages() >= pair::BLOCKS, "{} columns for {} blocks", shape.n_cols, pair::BLOCKS);
+        let n_blocks = pair::BLOCKS * shape.n_tiles(tokens, rows);
+        Self { shape, kind: Kind::Pair { tokens, rows }, n_blocks }
     }
 
-    /// The plan that divides the columns of a tile of 16 tokens by 128 rows among two blocks.
+    /// The plan that divides the columns of a tile of 64 tokens by 128 rows among four blocks.
     ///
     /// # Panics
     /// If there are less than 64 columns for one of the blocks.
-    pub fn few(shape: Shape) -> Self {
-        let blocks = few::BLOCKS as u32;
+    pub fn split(shape: Shape) -> Self {
+        let blocks = split::BLOCKS as u32;
         assert!(shape.n_stages() >= blocks, "{} columns for {blocks} blocks", shape.n_cols);
-        let n_blocks = blocks * shape.n_tiles(few::TILE_TOKENS, few::TILE_ROWS);
-        Self { shape, kind: Kind::Few, n_blocks }
-    }
-
-    /// The plan with tiles of 64 by 64.
-    pub fn turns(shape: Shape, n_multiprocessors: u32) -> Self {
-        let n_blocks = 2 * shape.n_tiles(2 * turns::TILE, turns::TILE).min(n_clusters(2, n_multiprocessors));
-        Self { shape, kind: Kind::Turns, n_blocks }
+        let n_blocks = blocks * shape.n_tiles(split::TILE_TOKENS, split::TILE_ROWS);
+        Self { shape, kind: Kind::Split, n_blocks }
     }
 
     /// What the plan costs: the slower of reading from memory and of the work of one multiprocessor, a tenth of the faster,
@@ -141,9 +132,9 @@ impl Plan {
         const EXCHANGE_NS: u64 = 700;
         const ROUND_NS: u64 = 1500;
         let Shape { n_tokens, n_rows, n_cols } = self.shape;
-        let n_stages = u64::from(self.shape.n_stages());
-        // Tiles, blocks of a cluster, blocks that divide a tile's columns, time of a stage.
-        let (n_tiles, cluster, parts, stage_ns) = match self.kind {
+        let n_stages = self.shape.n_stages();
+        // Tiles, blocks of a cluster, stages of the block that has the most of them, time of a stage.
+        let (n_tiles, cluster, n_stages, stage_ns) = match self.kind {
             Kind::Tiles { rows } => {
                 let stage_ns = match rows {
                     256 => 735,
@@ -152,7 +143,7 @@ impl Plan {
                     128 => 395,
                     _ => 235,
                 };
-                (self.shape.n_tiles(TILE_TOKENS, rows), 1, 1, stage_ns)
+                (self.shape.n_tiles(TILE_TOKENS, rows), 1, n_stages, stage_ns)
             }
             Kind::Multicast { rows } => {
                 let stage_ns = match rows {
@@ -161,25 +152,34 @@ impl Plan {
                     192 => 548,
                     _ => 385,
                 };
-                (self.shape.n_tiles(2 * TILE_TOKENS, rows), 2, 1, stage_ns)
+                (self.shape.n_tiles(2 * TILE_TOKENS, rows), 2, n_stages, stage_ns)
             }
-            Kind::Split { tokens, blocks } => {
-                let stage_ns = if tokens == 64 { 180 } else { 450 };
-                (self.shape.n_tiles(tokens, split::TILE_ROWS), blocks, blocks, stage_ns)
+            Kind::Pair { tokens, rows } => {
+                let stage_ns = match (tokens, rows) {
+                    (16, _) => 160,
+                    (64, _) => 180,
+                    (_, 64) => 300,
+                    _ => 375,
+                };
+                let n_second = n_stages - first_stages(n_stages, lead(tokens));
+                (self.shape.n_tiles(tokens, rows), pair::BLOCKS, n_second, stage_ns)
             }
-            Kind::Few => {
-                let blocks = few::BLOCKS as u32;
-                (self.shape.n_tiles(few::TILE_TOKENS, few::TILE_ROWS), blocks, blocks, 200)
+            Kind::Split => {
+                let blocks = split::BLOCKS as u32;
+                let n_tiles = self.shape.n_tiles(split::TILE_TOKENS, split::TILE_ROWS);
+                (n_tiles, blocks, n_stages.div_ceil(blocks), 180)
             }
-            Kind::Turns => (self.shape.n_tiles(2 * turns::TILE, turns::TILE), 2, 1, 205),
         };
         let rounds = u64::from(n_tiles.div_ceil(n_clusters(cluster, n_multiprocessors)));
-        let work = rounds * n_stages.div_ceil(u64::from(parts)) * stage_ns;
-        let exchange = if parts > 1 { EXCHANGE_NS + (rounds - 1) * ROUND_NS } else { 0 };
-        // With few tokens the next kernel's weights are already being read.
-        let memory_bytes_per_ns = if self.kind == Kind::Few { 3300 } else { 2900 };
-        let memory = gemm_bytes(n_tokens, n_rows, n_cols) / memory_bytes_per_ns;
-        LAUNCH_NS + exchange + work.max(memory) + work.min(memory) / 10
+        let work = rounds * u64::from(n_stages) * stage_ns;
+        // What the end of a tile takes, and what memory gives: of pairs, half of the blocks end while the other half reads.
+        let (ends, bytes_per_ns) = match self.kind {
+            Kind::Pair { .. } => ((rounds - 1) * ROUND_NS, 3100),
+            Kind::Split => (EXCHANGE_NS + (rounds - 1) * ROUND_NS, 2900),
+            _ => (0, 2900),
+        };
+        let memory = gemm_bytes(n_tokens, n_rows, n_cols) / bytes_per_ns;
+        LAUNCH_NS + ends + work.max(memory) + work.min(memory) / 10
     }
 }
 
@@ -197,17 +197,13 @@ impl std::fmt::Display for Plan {
         match self.kind {
             Kind::Tiles { rows } => write!(f, "tiles of {TILE_TOKENS} x {rows}"),
             Kind::Multicast { rows } => write!(f, "tiles of {TILE_TOKENS} x {rows}, 2 a cluster"),
-            Kind::Split { tokens, blocks } => {
-                write!(f, "tiles of {tokens} x {}, each split among {blocks}", split::TILE_ROWS)
+            Kind::Pair { tokens, rows } => {
+                write!(f, "tiles of {tokens} x {rows}, each divided between {}", pair::BLOCKS)
             }
-            Kind::Few => write!(
-                f,
-                "tiles of {} x {}, each split among {}",
-                few::TILE_TOKENS,
-                few::TILE_ROWS,
-                few::BLOCKS
-            ),
-            Kind::Turns => write!(f, "tiles of {0} x {0} in turns, 2 a cluster", turns::TILE),
+            Kind::Split => {
+                let (tokens, rows) = (split::TILE_TOKENS, split::TILE_ROWS);
+                write!(f, "tiles of {tokens} x {rows}, each divided among {}", split::BLOCKS)
+            }
         }
     }
 }
@@ -217,8 +213,8 @@ macro_rules! launch {
         $name:ident, $ty:ty,
         tiles { $($tile_rows:literal: $tiles:ident,)* }
         multicast { $($multicast:literal: $multicasts:ident,)* }
-        split { $($split:tt: $splits:ident,)* }
-        $few:ident, $turns:ident
+        pair { $($pair:tt: $pairs:ident,)* }
+        $split:ident
     ) => {
         impl Plan {
             /// Launches the product.
@@ -255,12 +251,11 @@ macro_rules! launch {
                             _ => panic!("no product with clusters of tiles of {rows} rows"),
                         }
                     }
-                    Kind::Split { tokens, blocks } => match (blocks, tokens) {
-                        $($split => device.launch($splits { y, w, x, n_tokens, n_rows, n_cols }, grid),)*
-                        _ => panic!("no product with tiles of {tokens} tokens split among {blocks}"),
+                    Kind::Pair { tokens, rows } => match (tokens, rows) {
+                        $($pair => device.launch($pairs { y, w, x, n_tokens, n_rows, n_cols }, grid),)*
+                        _ => panic!("no product with tiles of {tokens} by {rows} divided between two"),
                     },
-                    Kind::Few => device.launch($few { y, w, x, n_tokens, n_rows, n_cols }, grid),
-                    Kind::Turns => device.launch($turns { y, w, x, n_tokens, n_rows, n_cols }, grid),
+                    Kind::Split => device.launch($split { y, w, x, n_tokens, n_rows, n_cols }, grid),
                 }
             }
         }
@@ -282,13 +277,13 @@ launch! {
         192: gemm_multicast_bf16_n192,
         128: gemm_multicast_bf16_n128,
     }
-    split {
-        (2, 64): gemm_split2_bf16_t64,
-        (4, 64): gemm_split4_bf16_t64,
-        (2, 128): gemm_split2_bf16_t128,
-        (4, 128): gemm_split4_bf16_t128,
+    pair {
+        (16, 128): gemm_few_bf16,
+        (64, 128): gemm_pair_bf16_t64_n128,
+        (128, 64): gemm_pair_bf16_t128_n64,
+        (128, 96): gemm_pair_bf16_t128_n96,
     }
-    gemm_few_bf16, gemm_turns_bf16
+    gemm_split_bf16
 }
 launch! {
     launch_f16, f16,
@@ -305,11 +300,11 @@ launch! {
         192: gemm_multicast_f16_n192,
         128: gemm_multicast_f16_n128,
     }
-    split {
-        (2, 64): gemm_split2_f16_t64,
-        (4, 64): gemm_split4_f16_t64,
-        (2, 128): gemm_split2_f16_t128,
-        (4, 128): gemm_split4_f16_t128,
+    pair {
+        (16, 128): gemm_few_f16,
+        (64, 128): gemm_pair_f16_t64_n128,
+        (128, 64): gemm_pair_f16_t128_n64,
+        (128, 96): gemm_pair_f16_t128_n96,
     }
-    gemm_few_f16, gemm_turns_f16
+    gemm_split_f16
 }

@@ -1,5 +1,7 @@
 //! The ring of stages between a producer and two consumers, common to all products of 16-bit matrices on Hopper.
 
+use core::ops::Range;
+
 use crate::simt::boxes::{InBoxes, Rows, rows_bytes};
 use crate::simt::cluster;
 use crate::simt::mbarrier::{self, Barriers, Place};
@@ -38,6 +40,20 @@ pub struct Stretch {
     pub row: u32,
     pub first_stage: u32,
     pub n_stages: u32,
+}
+
+impl Stretch {
+    /// Stages of tile `tile`, which is `TOKENS` by `ROWS`; the tiles of the first tokens come first.
+    #[inline(always)]
+    pub fn of_tile<const TOKENS: u32, const ROWS: u32>(tile: u32, n_rows: u32, stages: Range<u32>) -> Self {
+        let n_row_tiles = n_rows.div_ceil(ROWS);
+        Stretch {
+            token: tile / n_row_tiles * TOKENS,
+            row: tile % n_row_tiles * ROWS,
+            first_stage: stages.start,
+            n_stages: stages.end - stages.start,
+        }
+    }
 }
 
 impl<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGES: usize>
@@ -167,22 +183,8 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGE
         n_stages: u32,
         place: Place,
     ) -> Place {
-        self.products::<LEN, 1>(results, n_stages, place, |stage| {
+        self.products::<LEN>(results, n_stages, place, |stage| {
             (self.x_rows(stage, token), self.w_rows(stage, row))
-        })
-    }
-
-    /// As [`Ring::multiply`] of whole tiles, only of every other stage.
-    #[inline(always)]
-    #[track_caller]
-    pub fn multiply_every_other<const LEN: usize>(
-        &self,
-        results: &mut Accumulators<LEN>,
-        n_stages: u32,
-        place: Place,
-    ) -> Place {
-        self.products::<LEN, 2>(results, n_stages, place, |stage| {
-            (self.x_rows(stage, 0), self.w_rows(stage, 0))
         })
     }
 
@@ -191,7 +193,7 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGE
     #[track_caller]
     pub fn multiply_rows<const LEN: usize>(&self, results: &mut Accumulators<LEN>, row: u32, n_stages: u32) {
         let operands = |stage| (self.w_rows(stage, row), self.x_rows(stage, 0));
-        self.products::<LEN, 1>(results, n_stages, Place::START, operands);
+        self.products::<LEN>(results, n_stages, Place::START, operands);
     }
 
     #[inline(always)]
@@ -204,10 +206,10 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGE
         self.w.at_row(stage * ROWS as usize + row as usize)
     }
 
-    /// Products of the first of each `EVERY` stages from `place` on, `n_stages` of them, at least one.
+    /// Products of `n_stages` stages from `place` on, at least one.
     #[inline(always)]
     #[track_caller]
-    fn products<const LEN: usize, const EVERY: usize>(
+    fn products<const LEN: usize>(
         &self,
         results: &mut Accumulators<LEN>,
         n_stages: u32,
@@ -233,9 +235,7 @@ impl<T: Operand, const TOKENS: u32, const ROWS: u32, const BOX: u32, const STAGE
                 self.free(before.stage);
             }
             before = place;
-            for _ in 0..EVERY {
-                place = place.next::<STAGES>();
-            }
+            place = place.next::<STAGES>();
             i += 1;
             if i >= n_stages {
                 break;

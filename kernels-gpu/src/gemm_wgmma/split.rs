@@ -1,11 +1,11 @@
-//! Products with few tokens: the columns of a tile are divided among the blocks of a cluster.
+//! Products with few tokens and so few rows that two blocks for each tile, as in [`super::pair`], would leave most
+//! multiprocessors without work: the columns of a tile are divided among four.
 //!
-//! Such a product has fewer tiles than the GPU has multiprocessors, and is bound by reading w. So the blocks of a cluster
-//! take equal stretches of one tile's columns. In the end each has a piece of every result; block r gets all pieces
-//! of the r-th part of the tile, which the others store into its shared memory, and adds them in the order of the
-//! columns, so that the result does not depend on which block was first.
+//! The blocks of a cluster take equal stretches of one tile's columns. In the end each has a piece of every result; block r
+//! gets all pieces of the r-th part of the tile, which the others store into its shared memory, and adds them in the
+//! order of the columns, so that the result does not depend on which block was first.
 
-use super::ring::{CONSUMER_TOKENS, Ring, STAGE_COLS, Stretch, THREADS, ring_bytes};
+use super::ring::{Ring, STAGE_COLS, Stretch, THREADS, ring_bytes};
 use crate::simt::boxes::InBoxes;
 use crate::simt::cluster;
 use crate::simt::mbarrier::{self, Barriers, Place};
@@ -13,102 +13,78 @@ use crate::simt::prelude::*;
 use crate::simt::shared::tile_bytes;
 use crate::simt::wgmma::{self, Accumulators, Operand};
 
-/// Threads that hold results.
-const CONSUMER_THREADS: usize = 2 * wgmma::SIZE as usize;
-
+/// Tokens of a tile.
+pub const TILE_TOKENS: u32 = 64;
 /// Rows of a tile.
 pub const TILE_ROWS: u32 = 128;
+/// Blocks of a cluster, among which the columns of a tile are divided.
+pub const BLOCKS: usize = 4;
 
-/// A block's shared memory: the ring, and the pieces of its part of the tile that other blocks give it.
-const fn shared_bytes(tokens: u32, blocks: usize) -> usize {
-    let pieces = tile_bytes::<f32>((tokens * TILE_ROWS) as usize / blocks * (blocks - 1));
-    ring_bytes(tokens, TILE_ROWS, stages(tokens)) + pieces + mbarrier::bytes(1)
-}
+const STAGES: usize = 8;
+/// Threads that hold results.
+const CONSUMER_THREADS: usize = 2 * wgmma::SIZE as usize;
+/// Results of a thread.
+const LEN: usize = (TILE_TOKENS * TILE_ROWS) as usize / CONSUMER_THREADS;
+/// Results of a thread that one block adds.
+const PART: usize = LEN / BLOCKS;
+/// Results that the other blocks give.
+const N_GIVEN: usize = CONSUMER_THREADS * PART * (BLOCKS - 1);
+const SHARED_BYTES: usize =
+    ring_bytes(TILE_TOKENS, TILE_ROWS, STAGES) + tile_bytes::<f32>(N_GIVEN) + mbarrier::bytes(1);
 
-/// Stages of the ring.
-const fn stages(tokens: u32) -> usize {
-    if tokens == 64 { 8 } else { 5 }
-}
-
-macro_rules! entries {
-    ($($name:ident: $ty:ident, $tokens:tt among $blocks:tt;)*) => {$(
-        #[doc = concat!("y\\[t, o\\] = Σ w\\[o, k\\] · x\\[t, k\\], all in ", stringify!($ty), ", tiles of ", $tokens)]
-        #[doc = concat!("tokens by 128 rows, whose columns are divided among ", $blocks, " blocks.")]
+macro_rules! entry {
+    ($name:ident: $ty:ident) => {
+        #[doc = concat!("y\\[t, o\\] = Σ w\\[o, k\\] · x\\[t, k\\], all in ", stringify!($ty), ", tiles of 64 tokens by 128 rows,")]
+        /// whose columns are divided among four blocks.
         ///
         /// `y [n_tokens, n_rows]`, `w [n_rows, n_cols]`, `x [n_tokens, n_cols]`; sums in f32, those of each block's columns
-        /// apart. Of 64 tokens each consumer multiplies half of the rows, of 128 half of the tokens.
+        /// apart.
         ///
         /// Grid: a cluster for each tile.
         /// Requires: compute capability 9.0; `n_rows` even; 64 columns for each block of a cluster.
-        /// Fast because: every block reads an equal part of w, through the copy engine, 80 KiB ahead or more; pieces
-        /// move between multiprocessors without the second-level cache, 16 bytes a thread, and need no second kernel.
-        #[kernel(
-            threads = THREADS,
-            cluster = $blocks,
-            shared = shared_bytes($tokens, $blocks),
-            min_blocks = 1,
-            max_regs = 128,
-            pdl,
-            sm_90a
-        )]
+        /// Fast because: every block reads an equal part of w, through the copy engine, 128 KiB ahead; pieces move between
+        /// multiprocessors without the second-level cache, 16 bytes a thread, and need no second kernel.
+        #[kernel(threads = THREADS, cluster = BLOCKS, shared = SHARED_BYTES, min_blocks = 1, max_regs = 128, pdl, sm_90a)]
         pub fn $name(
             y: Out<$ty>,
             w: InBoxes<$ty, TILE_ROWS>,
-            x: InBoxes<$ty, $tokens>,
+            x: InBoxes<$ty, TILE_TOKENS>,
             n_tokens: u32,
             n_rows: u32,
             n_cols: u32,
         ) {
-            const LEN: usize = $tokens * TILE_ROWS as usize / CONSUMER_THREADS;
-            let store = |i: usize, pair: [f32; 2]| y.store(i, pair.map($ty::from_f32));
-            split::<$ty, $tokens, LEN, { stages($tokens) }, $blocks>(store, w, x, n_tokens, n_rows, n_cols);
+            split(|i, pair| y.store(i, pair.map($ty::from_f32)), w, x, n_tokens, n_rows, n_cols);
         }
-    )*};
+    };
 }
 
-entries! {
-    gemm_split2_bf16_t64: bf16, 64 among 2;
-    gemm_split4_bf16_t64: bf16, 64 among 4;
-    gemm_split2_bf16_t128: bf16, 128 among 2;
-    gemm_split4_bf16_t128: bf16, 128 among 4;
-    gemm_split2_f16_t64: f16, 64 among 2;
-    gemm_split4_f16_t64: f16, 64 among 4;
-    gemm_split2_f16_t128: f16, 128 among 2;
-    gemm_split4_f16_t128: f16, 128 among 4;
-}
+entry!(gemm_split_bf16: bf16);
+entry!(gemm_split_f16: f16);
 
 #[inline(always)]
 #[track_caller]
-fn split<T: Operand, const TOKENS: u32, const LEN: usize, const STAGES: usize, const BLOCKS: usize>(
+fn split<T: Operand>(
     store: impl Fn(usize, [f32; 2]),
     w: InBoxes<T, TILE_ROWS>,
-    x: InBoxes<T, TOKENS>,
+    x: InBoxes<T, TILE_TOKENS>,
     n_tokens: u32,
     n_rows: u32,
     n_cols: u32,
 ) {
     let mut shared = Shared::new();
-    let ring = Ring::<T, TOKENS, TILE_ROWS, TILE_ROWS, STAGES>::new(&mut shared, 2);
-    let pieces = shared.tile::<f32>((TOKENS * TILE_ROWS) as usize / BLOCKS * (BLOCKS - 1));
+    let ring = Ring::<T, TILE_TOKENS, TILE_ROWS, TILE_ROWS, STAGES>::new(&mut shared, 2);
+    let pieces = shared.tile::<f32>(N_GIVEN);
     let given = shared.barriers(1);
     pdl::launch_dependents();
     let (rank, n_blocks) = (cluster::block_rank(), BLOCKS as u32);
-    let (tile, n_row_tiles) = (thread::block_idx_x() / n_blocks, n_rows.div_ceil(TILE_ROWS));
     let n_stages = n_cols.div_ceil(STAGE_COLS);
-    let first_stage = rank * n_stages / n_blocks;
-    let stretch = Stretch {
-        token: tile / n_row_tiles * TOKENS,
-        row: tile % n_row_tiles * TILE_ROWS,
-        first_stage,
-        n_stages: (rank + 1) * n_stages / n_blocks - first_stage,
-    };
-    // Warps with tokens: of the others nothing is wanted.
-    let n_warps = (n_tokens - stretch.token).min(TOKENS).div_ceil(16) * 2 * CONSUMER_TOKENS / TOKENS;
+    let stages = rank * n_stages / n_blocks..(rank + 1) * n_stages / n_blocks;
+    let tile = thread::block_idx_x() / n_blocks;
+    let stretch = Stretch::of_tile::<TILE_TOKENS, TILE_ROWS>(tile, n_rows, stages);
     if thread::thread_idx_x() == 0 {
         given.init(0, 1);
         mbarrier::fence_init();
-        let bytes = (LEN / BLOCKS * (BLOCKS - 1) * size_of::<f32>()) as u32;
-        given.arrive_expect(0, n_warps * warp::SIZE * bytes);
+        given.arrive_expect(0, (N_GIVEN * size_of::<f32>()) as u32);
     }
     // The others' shared memory is there from here on.
     cluster::start();
@@ -120,34 +96,25 @@ fn split<T: Operand, const TOKENS: u32, const LEN: usize, const STAGES: usize, c
         },
         |consumer| {
             pdl::wait();
-            // Tiles of 64 tokens are divided by rows, those of 128 by tokens.
-            let corner = if TOKENS == CONSUMER_TOKENS {
-                (0, consumer * 2 * LEN as u32)
-            } else {
-                (consumer * CONSUMER_TOKENS, 0)
-            };
             let mut results = Accumulators::<LEN>::zero();
-            ring.multiply(&mut results, corner, stretch.n_stages, Place::START);
-            let token = stretch.token + corner.0 + warp::warp_id() % 4 * 16;
-            if token < n_tokens {
-                give::<LEN, BLOCKS>(pieces, given, &results, rank);
-            }
+            // A consumer has half of the rows.
+            let first_row = consumer * TILE_ROWS / 2;
+            ring.multiply(&mut results, (0, first_row), stretch.n_stages, Place::START);
+            give::<LEN, BLOCKS>(pieces, given, &results, rank);
             given.wait_remote(0, 0);
-            if token < n_tokens {
-                let lane = warp::lane_id();
-                let row = stretch.row + corner.1 + rank * (2 * LEN / BLOCKS) as u32 + lane % 4 * 2;
-                let token = token + lane / 4;
-                add::<LEN, BLOCKS>(pieces, &results, rank, |quad, sum| {
-                    let row = row + 8 * quad as u32;
-                    for half in 0..2 {
-                        let token = token + 8 * half as u32;
-                        if token < n_tokens && row < n_rows {
-                            let i = token as usize * n_rows as usize + row as usize;
-                            store(i, [sum[2 * half], sum[2 * half + 1]]);
-                        }
+            let lane = warp::lane_id();
+            let token = stretch.token + warp::warp_id() % 4 * 16 + lane / 4;
+            let row = stretch.row + first_row + rank * 2 * PART as u32 + lane % 4 * 2;
+            add::<LEN, BLOCKS>(pieces, &results, rank, |quad, sum| {
+                let row = row + 8 * quad as u32;
+                for half in 0..2 {
+                    let token = token + 8 * half as u32;
+                    if token < n_tokens && row < n_rows {
+                        let i = token as usize * n_rows as usize + row as usize;
+                        store(i, [sum[2 * half], sum[2 * half + 1]]);
                     }
-                });
-            }
+                }
+            });
         },
     );
 }

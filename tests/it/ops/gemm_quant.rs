@@ -274,10 +274,10 @@ fn weights_come_once_a_tile() {
 fn plans() {
     let plan = |n_tokens, n_rows, n_cols| Plan::new(shape(n_tokens, n_rows, n_cols), 132).to_string();
     insta::assert_snapshot!(plan(8192, 6144, 4096), @"8192 x 6144 x 4096: 132 blocks, tiles of 256 x 128");
-    insta::assert_snapshot!(plan(512, 6144, 4096), @"512 x 6144 x 4096: 96 blocks, tiles of 256 x 128");
-    insta::assert_snapshot!(plan(512, 28672, 4096), @"512 x 28672 x 4096: 132 blocks, tiles of 256 x 128");
-    insta::assert_snapshot!(plan(512, 4096, 4096), @"512 x 4096 x 4096: 128 blocks, tiles of 256 x 128, 2 parts of 2048 columns");
-    insta::assert_snapshot!(plan(512, 4096, 14336), @"512 x 4096 x 14336: 128 blocks, tiles of 256 x 128, 2 parts of 7168 columns");
+    insta::assert_snapshot!(plan(512, 6144, 4096), @"512 x 6144 x 4096: 128 blocks, tiles of 128 x 192");
+    insta::assert_snapshot!(plan(512, 28672, 4096), @"512 x 28672 x 4096: 132 blocks, tiles of 256 x 128, from row 25344 on 104 blocks, tiles of 256 x 128 among 2");
+    insta::assert_snapshot!(plan(512, 4096, 4096), @"512 x 4096 x 4096: 128 blocks, tiles of 256 x 128 among 2");
+    insta::assert_snapshot!(plan(512, 4096, 14336), @"512 x 4096 x 14336: 128 blocks, tiles of 256 x 128 among 2");
     insta::assert_snapshot!(plan(17, 4096, 14336), @"17 x 4096 x 14336: 128 blocks, tiles of 64 x 128, 4 parts of 3584 columns");
     insta::assert_snapshot!(plan(64, 6144, 4096), @"64 x 6144 x 4096: 96 blocks, tiles of 64 x 128, 2 parts of 2048 columns");
     let narrow = Plan::within(shape(17, 4096, 14336), 132, 2 * 64 * 4096).to_string();

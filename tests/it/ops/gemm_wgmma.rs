@@ -126,40 +126,46 @@ fn clusters_take_several_tiles() {
     on_hopper!(|device| check::<f16, _>(device, Plan::multicast(shape(8, 512, 64), 256, 2)));
 }
 
-/// Columns divided among the blocks of a cluster: partial tiles in all dimensions, stages that do not divide evenly.
+/// The tiles of products whose columns are divided between two blocks.
+const PAIRS: [(u32, u32); 4] = [(16, 128), (64, 128), (128, 64), (128, 96)];
+
+/// Columns divided between two blocks: partial tiles in all dimensions, several tiles of tokens and of rows.
+#[test]
+fn pairs_of_partial_tiles() {
+    for (tokens, rows) in PAIRS {
+        let shape = shape(tokens as usize + 3, rows as usize + 8, 5 * 64 + 8);
+        on_hopper!(|device| check::<bf16, _>(device, Plan::pair(shape, tokens, rows)));
+        on_hopper!(|device| check::<f16, _>(device, Plan::pair(shape, tokens, rows)));
+    }
+}
+
+/// One stage for the first block and one or two for the second; more stages than a ring has; few tokens, so that whole
+/// warps have none.
+#[test]
+fn long_and_short_pairs() {
+    for (tokens, rows) in PAIRS {
+        on_hopper!(|device| check::<f16, _>(device, Plan::pair(shape(1, 8, 2 * 64), tokens, rows)));
+        on_hopper!(|device| check::<bf16, _>(device, Plan::pair(shape(9, 16, 3 * 64), tokens, rows)));
+    }
+    on_hopper!(|device| check::<f16, _>(device, Plan::pair(shape(16, 200, 41 * 64), 16, 128)));
+    on_hopper!(|device| check::<bf16, _>(device, Plan::pair(shape(5, 128, 28 * 64), 64, 128)));
+    on_hopper!(|device| check::<bf16, _>(device, Plan::pair(shape(70, 16, 28 * 64), 128, 64)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::pair(shape(70, 16, 20 * 64), 128, 96)));
+}
+
+/// Columns divided among the four blocks of a cluster: partial tiles in all dimensions, stages that do not divide evenly.
 #[test]
 fn split_columns() {
-    for (tokens, blocks) in [(64, 2), (64, 4), (128, 2), (128, 4)] {
-        let shape = shape(tokens as usize + 3, 136, 5 * 64 + 8);
-        on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape, tokens, blocks)));
-        on_hopper!(|device| check::<f16, _>(device, Plan::split(shape, tokens, blocks)));
-    }
+    let shape = shape(67, 136, 5 * 64 + 8);
+    on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape)));
+    on_hopper!(|device| check::<f16, _>(device, Plan::split(shape)));
 }
 
 /// More stages a block than its ring has; one stage a block; few tokens, so that whole warps have none.
 #[test]
 fn long_and_short_splits() {
-    on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape(5, 128, 18 * 64), 64, 2)));
-    on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape(70, 16, 13 * 64), 128, 2)));
-    on_hopper!(|device| check::<f16, _>(device, Plan::split(shape(1, 8, 4 * 64), 64, 4)));
-}
-
-/// Tokens as columns of the results: partial tiles in all dimensions, two tiles of tokens, more stages than a ring has, one
-/// stage a block, one row.
-#[test]
-fn few_tokens() {
-    on_hopper!(|device| check::<bf16, _>(device, Plan::few(shape(19, 136, 5 * 64 + 8))));
-    on_hopper!(|device| check::<f16, _>(device, Plan::few(shape(16, 200, 27 * 64))));
-    on_hopper!(|device| check::<f16, _>(device, Plan::few(shape(3, 8, 2 * 64))));
-}
-
-/// Consumers that take stages in turns: partial tiles in all dimensions, an odd number of stages, more stages than a ring
-/// has, several tiles a block, one stage, and a second block of a cluster without tokens.
-#[test]
-fn stages_in_turns() {
-    on_hopper!(|device| check::<bf16, _>(device, Plan::turns(shape(67, 72, 5 * 64 + 8), 132)));
-    on_hopper!(|device| check::<f16, _>(device, Plan::turns(shape(130, 200, 27 * 64), 2)));
-    on_hopper!(|device| check::<f16, _>(device, Plan::turns(shape(9, 8, 8), 132)));
+    on_hopper!(|device| check::<bf16, _>(device, Plan::split(shape(5, 128, 36 * 64))));
+    on_hopper!(|device| check::<f16, _>(device, Plan::split(shape(1, 8, 4 * 64))));
 }
 
 #[test]
@@ -172,9 +178,9 @@ fn one_token_one_stage() {
 #[test]
 fn any_order_gives_the_same_bits() {
     for plan in [
-        Plan::few(shape(9, 136, 5 * 64)),
-        Plan::split(shape(9, 136, 5 * 64), 64, 4),
-        Plan::turns(shape(9, 136, 5 * 64), 2),
+        Plan::pair(shape(9, 136, 5 * 64), 16, 128),
+        Plan::pair(shape(9, 136, 5 * 64), 128, 96),
+        Plan::split(shape(9, 136, 5 * 64)),
     ] {
         let results = [0, 1, 2].map(|seed| {
             let device = Emulator::checked().with_seed(seed);
@@ -199,22 +205,22 @@ fn plans() {
         matrices.map(plan).join("\n")
     };
     insta::assert_snapshot!(of_tokens(16), @r"
-    16 x 6144 x 4096: 96 blocks, tiles of 16 x 128, each split among 2
-    16 x 4096 x 4096: 64 blocks, tiles of 16 x 128, each split among 2
-    16 x 28672 x 4096: 448 blocks, tiles of 16 x 128, each split among 2
-    16 x 4096 x 14336: 64 blocks, tiles of 16 x 128, each split among 2
+    16 x 6144 x 4096: 96 blocks, tiles of 16 x 128, each divided between 2
+    16 x 4096 x 4096: 64 blocks, tiles of 16 x 128, each divided between 2
+    16 x 28672 x 4096: 448 blocks, tiles of 16 x 128, each divided between 2
+    16 x 4096 x 14336: 64 blocks, tiles of 16 x 128, each divided between 2
     ");
     insta::assert_snapshot!(of_tokens(64), @r"
-    64 x 6144 x 4096: 96 blocks, tiles of 64 x 128, each split among 2
-    64 x 4096 x 4096: 64 blocks, tiles of 64 x 128, each split among 2
+    64 x 6144 x 4096: 96 blocks, tiles of 64 x 128, each divided between 2
+    64 x 4096 x 4096: 64 blocks, tiles of 64 x 128, each divided between 2
     64 x 28672 x 4096: 128 blocks, tiles of 128 x 224
-    64 x 4096 x 14336: 64 blocks, tiles of 64 x 128, each split among 2
+    64 x 4096 x 14336: 64 blocks, tiles of 64 x 128, each divided between 2
     ");
     insta::assert_snapshot!(of_tokens(128), @r"
-    128 x 6144 x 4096: 96 blocks, tiles of 128 x 64
-    128 x 4096 x 4096: 128 blocks, tiles of 64 x 64 in turns, 2 a cluster
+    128 x 6144 x 4096: 128 blocks, tiles of 128 x 96, each divided between 2
+    128 x 4096 x 4096: 128 blocks, tiles of 128 x 64, each divided between 2
     128 x 28672 x 4096: 128 blocks, tiles of 128 x 224
-    128 x 4096 x 14336: 128 blocks, tiles of 64 x 64 in turns, 2 a cluster
+    128 x 4096 x 14336: 128 blocks, tiles of 128 x 64, each divided between 2
     ");
     insta::assert_snapshot!(of_tokens(512), @r"
     512 x 6144 x 4096: 128 blocks, tiles of 128 x 192, 2 a cluster
