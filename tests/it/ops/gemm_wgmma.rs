@@ -213,7 +213,7 @@ fn plans() {
     insta::assert_snapshot!(of_tokens(64), @r"
     64 x 6144 x 4096: 96 blocks, tiles of 64 x 128, each divided between 2
     64 x 4096 x 4096: 64 blocks, tiles of 64 x 128, each divided between 2
-    64 x 28672 x 4096: 128 blocks, tiles of 128 x 224
+    64 x 28672 x 4096: 448 blocks, tiles of 64 x 128, each divided between 2
     64 x 4096 x 14336: 64 blocks, tiles of 64 x 128, each divided between 2
     ");
     insta::assert_snapshot!(of_tokens(128), @r"
