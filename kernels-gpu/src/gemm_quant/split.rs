@@ -3,6 +3,8 @@
 //! In the end each block has a piece of every result. Block r gets all pieces of the r-th half of the tile's tokens, which the
 //! other one stores into its shared memory, and adds them in the order of the columns.
 
+#![allow(clippy::needless_range_loop, reason = "constant indices keep arrays in registers")]
+
 use super::consumer::Consumer;
 use super::items::{Item, Place};
 use super::ring::Ring;

@@ -180,7 +180,7 @@ pub(super) fn pair<T: Operand, const TOKENS: u32, const ROWS: u32, const LEN: us
 /// Stages of the first block: an even number if there are several, since memory is read in pieces of 256 bytes.
 #[inline(always)]
 pub(super) fn first_stages(n_stages: u32, lead: u32) -> u32 {
-    ((n_stages - lead.min(n_stages / 4)) / 2 & !1).max(1)
+    (((n_stages - lead.min(n_stages / 4)) / 2) & !1).max(1)
 }
 
 /// Where four results of a thread lie that the first block gives.
